@@ -1,8 +1,4 @@
-"""Answers: taking them out of text, telling whether two are the same, voting.
-
-Importing this package is cheap; sympy and Math-Verify are only ever loaded in a worker process, and only when the exact
-levels of `equivalent` cannot decide.
-"""
+"""Answers: taking them out of text, telling whether two are the same, voting; cheap to import."""
 
 from hpcmaf.answers.equal import equivalent
 from hpcmaf.answers.extract import AnswerForm, closing_mark, extract, opened_thought, spoken

@@ -1,7 +1,6 @@
 r"""Whether two answers are the same answer.
 
-A cascade: the same string once spelled alike (`hpcmaf.answers.notation`), the parts of what is compound, exact rational
-values (`hpcmaf.answers.numbers`), Math-Verify (`hpcmaf.answers.checker`).
+A cascade: the same string in one spelling, the parts of what is compound, exact rational values, Math-Verify.
 
 Conventions are those of the MATH data set: ``50\%`` is ``50``, ``90^\circ`` is ``90``, ``\$5`` is ``5``, ``x=5`` is
 ``5``, units are dropped unless both sides name known and different ones. Decimals are exact: ``0.33`` is not ``1/3``.

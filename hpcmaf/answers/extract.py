@@ -57,8 +57,6 @@ def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False
     if truncated:  # the last sentence may lack its end; a box that closes is whole
         stated = text[: end.end()] if (end := last_match(_END, text)) else ""
     places = [match[1].strip() for match in _TAGS.finditer(text)][-1:]
-    if not truncated and not places and (match := _OPEN_TAG.search(text)):
-        places = [match[1].strip()]
     match form:
         case AnswerForm.NUMBER:
             return numbers.number_in(boxes, places, _statements(stated), stated, truncated)
@@ -74,7 +72,6 @@ _OPENED = re.compile(rf"[<\[\u25c1](?:seed:)?{_THOUGHTS}(?:\s[^>\n]{{0,80}})?[>\
 _CLOSED = re.compile(rf"[<\[\u25c1]/(?:seed:)?{_THOUGHTS}[>\]\u25b7]|<\|end_of_thought\|>", re.IGNORECASE)
 _TAG = r"(?:final_?)?ans(?:wer)?[>\]]"
 _TAGS = re.compile(rf"[<\[]{_TAG}((?:[^<\[]|[<\[](?!/|{_TAG}))*)[<\[]/{_TAG}", re.IGNORECASE)
-_OPEN_TAG = re.compile(r"<(?:final_?)?answer>([^<]{1,200})\Z", re.IGNORECASE)
 _END = re.compile(r"\n|[.!?][\"')*_\]]{0,3}(?=\s)")
 
 
@@ -188,7 +185,9 @@ _MATH = re.compile(
     r"|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]",
     re.DOTALL,
 )
-_AND = re.compile(r"\s{0,3}(?:,\s{0,3}(?:(?:and|or)\s{1,3})?|(?:and|or)\s{1,3})(?=\$|\\[(\[])")
+_JOINED = re.compile(
+    r"(?:(?<!\\)\$|\\[)\]])\s{0,3}(?:,\s{0,3}(?:(?:and|or)\s{1,3})?|(?:and|or)\s{1,3})(?:\$|\\[(\[])"
+)
 _GOES_ON = re.compile(r"\s{0,3}(?:,\s?which\s)?(?:is|are|=|equals|is\sequal\sto|has\sthe\svalue)\s", re.IGNORECASE)
 _VERDICT = re.compile(
     r"(?:(?:still|also|now|therefore|indeed|partially|absolutely)\s)?(?:(?:in)?correct|wrong|right|(?:the\s)?same"
@@ -226,25 +225,11 @@ def _statements(text: str, phrase: re.Pattern[str] = _PHRASES[0]) -> Iterator[st
 def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerForm, truncated: bool) -> str | None:
     if boxes:
         return boxes[-1]
-    placed = (part for place in places for part in (*_statements(place), place))
-    for statement in (*placed, *_statements(text)):
+    for statement in (*places, *_statements(text)):
         if answer := _term(statement, form):
             return answer
-    for line in numbers.hashes(text):
-        if number := numbers.number_stated(line):
-            return number
     short = len(text.split()) <= 6 and not (_PHRASES[0].search(text) or _BOX.search(text) or "\n" in text.strip())
     return _term(text, form) if form is AnswerForm.TEXT and short and not truncated else None
-
-
-def _listed(statement: str, math: re.Match[str]) -> str | None:
-    """A formula, and those that are joined to it by commas, "and" or "or"."""
-    found = []
-    while math:
-        found.append(next(filter(None, math.groups())).strip().rstrip(".,"))
-        joint = _AND.match(statement, math.end())
-        math = _MATH.match(statement, joint.end()) if joint else None
-    return ",".join(filter(None, found)) or None
 
 
 def _term(statement: str, form: AnswerForm) -> str | None:
@@ -254,6 +239,7 @@ def _term(statement: str, form: AnswerForm) -> str | None:
         return lines[0].strip() if len(lines) == 1 else None
     if numbers.DENIAL.match(statement):
         return None
+    statement = _JOINED.sub(",", statement)  # formulas that are one list
     sentence = re.split(r"\n|(?<!\d)[.!?](?=\s)|(?<=\d)[.!?](?=\s+[^\d\s]|\s*$)", statement, maxsplit=1)[0]
     # Display mathematics may have lines and full stops of its own, and stand on the next line.
     displayed = _MATH.search(statement)
@@ -261,7 +247,7 @@ def _term(statement: str, form: AnswerForm) -> str | None:
     reach = max(displayed.end(), len(sentence)) if displayed and lead else len(sentence)
     for math in _MATH.finditer(statement[:reach]):
         if not _GOES_ON.match(statement, math.end()) and not _BOX.search(math[0]):
-            return _listed(statement, math)
+            return next(filter(None, math.groups())).strip().rstrip(".,") or None
     if verdict := _VERDICT.match(sentence):
         if sentence[verdict.end() : verdict.end() + 1] != ":":
             return None

@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections import deque
 from functools import lru_cache
-from math import prod
 from typing import NamedTuple
 
 _COMMANDS = (
@@ -83,6 +82,9 @@ _REWRITES = [
         (r"(?<=\d)\s*x\s*(?=10\s*\^)", r"\\times "),
         (r"^\s*(?:\\text\s*\{\s*)?(?i:negative|minus)\b\s*\}?\s*(?=[\d$\\])", "-"),
         (r"(?<=\bo)'(?=clock\b)", ""),
+        (r"(?<=\d)\s*\u4e07", r"\\cdot 10000 "),
+        (r"(?<=\d)\s*\u4ebf", r"\\cdot 100000000 "),
+        (r"(?<=\d)\s*\u5143", " yuan"),
         (r"^([A-Z]{3}|Rs)\b\.?\s*(-?\s*[\d.][\d.,]*)$", r"\2 \\text{\1}"),  # of a currency
         # What people type without a backslash.
         (r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|cot|sec|csc|log|ln|gcd|lcm)_N", r"\\\1 "),
@@ -225,7 +227,6 @@ _CANONICAL = {
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 NUMBER_WORDS = {"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 NUMBER_WORDS |= {f"{word}s": number for word, number in NUMBER_WORDS.items()}
-_EAST_ASIAN = {"\u4e07": 10**4, "\u4ebf": 10**8, "\u5343": 1000, "\u767e": 100}
 _NOTES = frozenset(
     "am pm noon midnight increase increased decrease decreased gain loss profit deposit withdrawal rise drop north"
     " south east west northeast northwest southeast southwest left right up down above below inside outside clockwise"
@@ -244,15 +245,11 @@ _NOT_UNITS = frozenset(
 _SHORT = frozenset("cm mm km kg mg ft lb oz hr yd ml mL mi am pm Rs sq cu of in".split())
 _PIECE = r"(?:\\text\s*\{[^{}]*\}|\\cdot|/|[A-Za-z][A-Za-z.]*+)(?:\s*\^\s*(?:\{\s*-?\d\s*\}|\d))?"
 _TAIL = re.compile(rf"(?P<value>.*(?:[\d}})]|\\pi))(?P<space>\s*)(?P<tail>{_PIECE}(?:\s*{_PIECE})*)", re.DOTALL)
-_EAST_ASIAN_TAIL = re.compile(r"(.*\d)\s*([\u4e07\u4ebf\u5343\u767e]*)(?:(?![\x00-\x7f])\w)*", re.DOTALL)
 _WORD = re.compile(r"(/|\bper\b)|([A-Za-z](?:[A-Za-z]|\.(?=[A-Za-z]))*)\.?(?:\s*\}?\s*\^\s*\{?\s*(-?\d))?")
 
 
 def _without_unit(text: str) -> tuple[str, str | None, str | None]:
     """The value, where ``5 million`` is multiplied out; the known unit behind it; a note such as ``am``."""
-    if not text.isascii() and (match := _EAST_ASIAN_TAIL.fullmatch(text[:200])):
-        factor = prod(_EAST_ASIAN[character] for character in match[2])
-        return f"({match[1]})\\cdot {factor}" if factor > 1 else match[1], None, None
     if len(text) > 200 or (match := _TAIL.fullmatch(text)) is None:
         return text, None, None
     words = _WORD.findall(re.sub(r"\\text|\\cdot|\bin(?=\s+[a-z])", "", match["tail"]))
