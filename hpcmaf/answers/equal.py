@@ -74,10 +74,7 @@ def _same(a: str, b: str, deadline: Deadline, depth: int) -> bool:
         return False
     if any(one and other and one != other for one, other in ((first.unit, second.unit), (first.note, second.note))):
         return False
-    # "5 h" alone may be a product, beside "5 hours" it is none.
-    units = [("", one.unit or "", (one.unit or "").lower()) for one in (first, second)]
-    spellings = [{_spelling(text + unit) for unit in some} for text, some in zip((left, right), units, strict=True)]
-    if _spelling(left) in spellings[1] or _spelling(right) in spellings[0]:
+    if _spelling(left) == _spelling(right):
         return True
     if (verdict := _labels(left, right, deadline, depth + 1)) is not None:
         return verdict
@@ -209,8 +206,6 @@ def _label(text: str) -> tuple[str, str] | None:
     name, value = sides[0], sides[-1]
     if _is_name(name):
         return "".join(name.split()), value
-    if len(sides) == 2 and _is_name(value) and value_of(name) is not None:
-        return "".join(value.split()), name
     bound = re.search(r"\\(?:sum|prod|lim|int)(?![A-Za-z])", name)
     return ("", value) if bound or not re.search(r"[A-Za-z]", re.sub(r"\\[a-z]+", "", name)) else None
 

@@ -136,9 +136,8 @@ def plain(text: str) -> Plain:
         text, count = sign.subn("", text)
         unit = name if count else unit
     if text.startswith(("$", "-$")) and text.count("$") == 1:
-        text, unit = text.replace("$", ""), "$"
-    elif text.count("$") % 2 == 0:
-        text = text.replace("$", "")
+        unit = "$"
+    text = text.replace("$", "")
     text, after, note = _without_unit(_joined(_TRAILING.sub("", text).strip()))
     text = _TEXT.sub(lambda match: f" {match[1].strip()} " if len(match[1].strip()) == 1 else match[0], text).strip()
     choice = re.fullmatch(r"(?:\\text\s*\{\s*)?\(?\s*([A-Za-z])\s*\)\s*\}?", text)

@@ -79,7 +79,7 @@ label:
 (x,y)=(1,2) ≡ (1,2) ‖ (a,b,c) = (1,2,3) ≡ (1,2,3) ‖ f(3)=10 ≡ 10 ‖ f(x) = x^2 ≡ x^2 ‖ a_1 = 5 ≡ 5 ‖ S_{20} = 400 ≡ 400
 \frac{AB}{CD} = \frac{2}{3} ≡ \frac{2}{3} ‖ \tan 45^\circ = 1 ≡ 1 ‖ P(A|B) = 0.5 ≡ 1/2 ‖ x_{1} = 3 ≢ x_{2} = 3
 \binom{5}{2} = 10 ≡ 10 ‖ 2^{10} = 1024 ≡ 1024 ‖ f^{-1}(3) = 7 ≡ 7 ‖ |AB| = 5 ≡ 5 ‖ \text{Area} = 12 ≡ 12 ‖ 2x=10 ≢ 10
-x^2=4 ≢ 4 ‖ (x,y)=(1,2) ≢ (2,1) ‖ 5 = x ≡ 5 ‖ x = 2 + 3 = 5 ≡ 5 ‖ x = 1, y = 2 ≡ y=2, x=1 ‖ AB:BC = 3:2 ≡ 3:2
+x^2=4 ≢ 4 ‖ (x,y)=(1,2) ≢ (2,1) ‖ x = 2 + 3 = 5 ≡ 5 ‖ x = 1, y = 2 ≡ y=2, x=1 ‖ AB:BC = 3:2 ≡ 3:2
 \det A = 5 ≡ 5 ‖ \lim_{x\to 0} \frac{\sin x}{x} = 1 ≡ 1 ‖ (x, y, z) = (1,2,3) \text{ or } (3,2,1) ≡ (1,2,3),(3,2,1)
 y=x+1 ≡ x+1 ‖ p=q ≡ q=p ‖ \overline{AB} = 7 ≡ 7 ‖ V = 36\pi ≡ 36\pi ‖ f'(2) = 5 ≡ 5 ‖ P(X=2)=\frac14 ≡ 0.25
 \|v\| = 3 ≡ 3 ‖ A \cup B = \{1,2\} ≡ \{1,2\} ‖ \{x,y\} = \{1,2\} ≡ \{1,2\}
@@ -115,7 +115,7 @@ unit powers:
 5\text{ ft}^2 ≡ 5 ‖ 5\text{ cm}^2 ≡ 5\text{ square centimeters} ‖ 5\text{ km/h} ≢ 5\text{ km}
 5\text{ kg/m}^3 ≢ 5\text{ g/m}^3 ‖ 5 sq ft ≡ 5\text{ ft}^2 ‖ 5 km/h ≢ 5 mph ‖ 9\text{ in}^2 ≢ 9\text{ in}^3
 9 km per hour ≡ 9 km/h ‖ 4\text{ gal} ≢ 4\text{ qt} ‖ 12 in total ≡ 12
-5 h ≡ 5 hours ‖ 5 s ≡ 5\text{ seconds} ‖ 5 hours left ≡ 5 h ‖ 5 h ≢ 5 ‖ 5 h ≢ 5 minutes ‖ 12 o'clock ≡ 12 ‖ 4 L ≡ 4 litres ‖ 4 l ≡ 4 litres ‖ 4 l ≢ 4
+5 h ≢ 5 ‖ 5 h ≢ 5 minutes ‖ 12 o'clock ≡ 12 ‖ 4 l ≢ 4
 setbuilder:
 \{x : x>3\} ≡ \{x \mid x>3\} ‖ \{n \mid n \text{ is even}\} ≡ \{n : n \text{ is even}\} ‖ \{x|x>3\} ≢ \{x\mid x<3\}
 \{x \in \mathbb{R} | x>3\} ≡ \{x\in\mathbb R : x>3\} ‖ \{(x,y) | x=y\} ≡ \{(x,y) : x=y\}
