@@ -50,7 +50,8 @@ _EXPORTS = {
     "hpcmaf.training.config": ("FinetuneJob",),
     "hpcmaf.training.launch": ("Workers",),
     "hpcmaf.training.job": ("run_finetune",),
-    "hpcmaf.evaluation": ("mcnemar", "score"),
+    "hpcmaf.evaluation.accuracy": ("score",),
+    "hpcmaf.evaluation.significance": ("mcnemar",),
     "hpcmaf.errors": ("HpcmafError",),
 }
 _MODULES = {name: module for module, names in _EXPORTS.items() for name in names}

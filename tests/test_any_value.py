@@ -22,7 +22,7 @@ from hpcmaf.cli import cli
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import HpcmafError, exit_codes
-from hpcmaf.evaluation import score
+from hpcmaf.evaluation.accuracy import score
 from hpcmaf.files.publish import check_manifest, write_json
 from hpcmaf.launch.slurm.submissions import Cause, Submissions
 from hpcmaf.report import Report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from hpcmaf.debate.health import evaluated, health_report, scarce, selected
-from hpcmaf.evaluation import pseudo_label_accuracy, score
+from hpcmaf.evaluation.accuracy import pseudo_label_accuracy, score
 from hpcmaf.evaluation.alarm import best, readings, rung, signals
 from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes

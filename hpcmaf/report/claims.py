@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-from hpcmaf.evaluation import MEASURES
+from hpcmaf.evaluation.accuracy import MEASURES
 from hpcmaf.report.compare import Finding, Values, family, paired
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Run

@@ -8,7 +8,8 @@ from typing import Any
 
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, UsageError
-from hpcmaf.evaluation import Comparison, compare, holm, measures_of
+from hpcmaf.evaluation.accuracy import measures_of
+from hpcmaf.evaluation.significance import Comparison, compare, holm
 from hpcmaf.report.groups import Group
 from hpcmaf.report.records import Iteration, Run
 

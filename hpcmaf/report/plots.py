@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcmaf.evaluation import MEASURES
+from hpcmaf.evaluation.accuracy import MEASURES
 from hpcmaf.files.publish import atomic_path
 from hpcmaf.report.groups import Group, Point, common_title
 from hpcmaf.report.recipes import DIVERSITY

@@ -19,9 +19,9 @@ from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.health import Health, Share
 from hpcmaf.debate.methods import METHODS, Method
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import measures_of, outcomes, own_measure
-from hpcmaf.evaluation.accuracy import DIVERSITY_SCHEMA, SCHEMA, SCHEMAS, declared
+from hpcmaf.evaluation.accuracy import DIVERSITY_SCHEMA, SCHEMA, SCHEMAS, declared, measures_of, own_measure
 from hpcmaf.evaluation.alarm import Reading, readings
+from hpcmaf.evaluation.significance import outcomes
 from hpcmaf.files.publish import Amount, Count, Record, parse_json, read_bytes
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan

@@ -15,7 +15,8 @@ from hpcmaf.config.recipe import Recipe
 from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.evaluation import mcnemar, pseudo_label_accuracy, score
+from hpcmaf.evaluation.accuracy import pseudo_label_accuracy, score
+from hpcmaf.evaluation.significance import mcnemar
 from hpcmaf.files.publish import write_json
 from hpcmaf.report import Report
 from hpcmaf.report.groups import Group, group_runs

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from hpcmaf.evaluation import MEASURES
+from hpcmaf.evaluation.accuracy import MEASURES
 from hpcmaf.report import aggregate
 from hpcmaf.report.groups import Group
 from hpcmaf.report.plots import WIDTH, Panel, Plot, draw, plots_of, save_plots

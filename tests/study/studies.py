@@ -12,7 +12,7 @@ from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch.local import Local
 from hpcmaf.run.plan import Stage
-from hpcmaf.study import Study, load_study
+from hpcmaf.study.plan import Study, load_study
 from hpcmaf.study.drive import drive_here, plan_study, savings
 
 PROFILE = load_profile("local", ["generation.problems_per_shard=6", "jobs=3"])

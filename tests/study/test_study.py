@@ -11,7 +11,7 @@ import pytest
 from hpcmaf.errors import ConfigError
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import verify
-from hpcmaf.study import load_study
+from hpcmaf.study.plan import load_study
 from tests.study.studies import SIZE, drive, lay_out, study_file
 
 # --- the file -------------------------------------------------------------------

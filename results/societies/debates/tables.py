@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpcmaf.debate.consensus import consensus
-from hpcmaf.evaluation import compare, holm, outcomes, own_measure
+from hpcmaf.evaluation.accuracy import own_measure
+from hpcmaf.evaluation.significance import compare, holm, outcomes
 from hpcmaf.evaluation.alarm import best, readings, rung
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store import Store
