@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.table import NONE
 
+Item = TypeVar("Item")
 # Behind a method that is defined by hints, where its prompts have no words for one.
 NO_HINT = " (no hint)"
 # What may differ between two runs of the same experiment.
@@ -19,11 +20,10 @@ FREE = {"seed", "iterations", "early_stop", "name", "description"}
 
 
 class Point(TypedDict):
-    """One value at one iteration, over the runs of a group.
+    """One value at one iteration: mean, lowest and highest of ``runs`` runs.
 
-    ``value`` is the mean over ``runs``; ``low`` and ``high`` are the lowest and the highest run. ``se`` is the standard
-    error over problems, the root mean square of the runs' own: it says how far a single run's evaluation set may
-    mislead, not how much runs differ.
+    ``se`` is the standard error over problems, the root mean square of the runs' own: it says how far a single run's
+    evaluation set may mislead, not how much runs differ.
     """
 
     value: float
@@ -72,10 +72,7 @@ class Group:
 
     @property
     def complete(self) -> list[int]:
-        """Iterations evaluated in every run that has begun.
-
-        A mean over fewer runs than the iteration before has would jump for no reason of the method's.
-        """
+        """Iterations evaluated in every run that has begun: a mean over fewer runs would jump for no good reason."""
         begun = [{iteration.number for iteration in run.evaluated} for run in self.runs if run.evaluated]
         return sorted(set.intersection(*begun)) if begun else []
 
@@ -117,20 +114,19 @@ class Group:
         )
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Put runs of the same recipe together and name the groups.
+def together(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
+    """Items by what a key says of them, in the order in which they come."""
+    found: dict[Any, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
-    Returns
-    -------
-    list of Group
-        In the order of their names; runs in the order of seed and name.
-    """
-    members: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.recipe.seed, run.name)):
-        members.setdefault(json.dumps(_fixed(run), sort_keys=True), []).append(run)
-    alike: dict[tuple[str, ...], list[list[Run]]] = {}
-    for group in members.values():
-        alike.setdefault(setting(group[0]), []).append(group)
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Put runs of the same recipe together and name the groups; runs stand in the order of seed and name."""
+    ordered = sorted(runs, key=lambda run: (run.recipe.seed, run.name))
+    members = together(ordered, lambda run: json.dumps(_fixed(run), sort_keys=True)).values()
+    alike = together(members, lambda group: setting(group[0]))
     differs = [len(set(values)) > 1 for values in zip(*alike, strict=True)]
     found = []
     for (method, *others), twins in alike.items():

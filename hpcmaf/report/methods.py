@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from hpcmaf.report.compare import LEVEL, Finding
-from hpcmaf.report.groups import NO_HINT, Group, Point
+from hpcmaf.report.groups import NO_HINT, Group, Point, together
 from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 
 UNHINTED = (
@@ -29,10 +29,8 @@ class Row(NamedTuple):
 def method_tables(rows: Sequence[Row], baseline: str | None) -> list[Table]:
     """Of each model its recipes, and a column for every task that they are evaluated on: what goes into a paper."""
     quoted = any(row.paper is not None for row in rows)
-    return [
-        _table([row for row in rows if row.group.place[1] == model], model, baseline, quoted)
-        for model in dict.fromkeys(row.group.place[1] for row in rows)
-    ]
+    models = together(rows, lambda row: row.group.place[1])
+    return [_table(found, model, baseline, quoted) for model, found in models.items()]
 
 
 def _table(found: Sequence[Row], model: str, baseline: str | None, reference: bool) -> Table:
@@ -83,14 +81,7 @@ ROLLOUT = {"debate", "merge", "finetune"}
 
 
 def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Sum rows of a ``ledger.json``; a value that does not apply to a stage may be absent or null.
-
-    Returns
-    -------
-    dict
-        Tokens and calls; ``wall_seconds`` and ``gpu_seconds`` added up over jobs, so that jobs running side by side
-        count each; the highest ``peak_memory_bytes`` of any.
-    """
+    """Sum rows of a ``ledger.json``, seconds over jobs too; of ``peak_memory_bytes`` it is the highest."""
     rows = list(rows)
     sums: dict[str, float] = {name: sum(row.get(name) or 0 for row in rows) for name in SUMMED}
     return sums | {PEAK: max((row.get(PEAK) or 0 for row in rows), default=0)}
@@ -99,8 +90,8 @@ def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def spent(group: Group) -> dict[str, float] | None:
     """What a recipe cost up to its final iteration: means over its ``runs`` with whole ledgers; ``None`` without any.
 
-    ``generated`` and ``trained`` tokens, ``gpu_seconds`` and ``wall_seconds``
-    of what made the models; ``answering``: tokens per evaluation problem.
+    ``generated`` and ``trained`` tokens, ``gpu_seconds`` and ``wall_seconds`` of what made the models; ``answering``:
+    tokens per evaluation problem.
     """
     found = []
     for run, final in group.final.items():
@@ -144,8 +135,7 @@ def method_cost_table(groups: Iterable[Group]) -> Table:
     """Tokens and time per method, and accuracy beside it."""
     rows = []
     for group in groups:
-        cost = spent(group)
-        if cost is None:
+        if (cost := spent(group)) is None:
             continue
         point, answering = group.point(), cost["answering"]
         rows.append(
