@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -19,8 +18,6 @@ def command(path: Path) -> None:
     Prints ``ok`` or one line per finding (file, fault, remedy).
     """
     findings = verify(path)
-    for finding in findings:
-        click.echo(finding)
-    if findings:
-        sys.exit(StoreError.exit_code)
-    click.echo(f"ok: {path}")
+    for line in findings or [f"ok: {path}"]:
+        click.echo(line)
+    raise click.exceptions.Exit(StoreError.exit_code if findings else 0)
