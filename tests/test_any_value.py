@@ -25,10 +25,10 @@ from hpcmaf.errors import HpcmafError, exit_codes
 from hpcmaf.evaluation.accuracy import score
 from hpcmaf.files.publish import check_manifest, write_json
 from hpcmaf.launch.slurm.submissions import Cause, Submissions
-from hpcmaf.report import Report
 from hpcmaf.report.records import read_run
+from hpcmaf.report.report import Report
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import verify
+from hpcmaf.store.verify import verify
 from hpcmaf.tasks import get_task
 from tests.launch.made_runs import attempted, finish, make_run
 from tests.report.conftest import invent, ledger

@@ -12,7 +12,7 @@ import click
 
 from hpcmaf.cli.debateview import debate_json, print_debate
 from hpcmaf.errors import one_line
-from hpcmaf.store import Store
+from hpcmaf.store.reader import Store
 
 
 @click.command()

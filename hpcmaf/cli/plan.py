@@ -15,7 +15,7 @@ from hpcmaf.launch.prepare import plan_run, prepare_run
 from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS
 from hpcmaf.launch.slurm.preview import Recording, preview
 from hpcmaf.launch.slurm.submissions import Submission
-from hpcmaf.report import Table
+from hpcmaf.report.table import Table
 from hpcmaf.run.plan import Plan, Stage
 
 

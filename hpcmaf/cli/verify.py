@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from hpcmaf.errors import StoreError
-from hpcmaf.store import verify
+from hpcmaf.store.verify import verify
 
 
 @click.command()

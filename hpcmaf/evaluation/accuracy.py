@@ -58,9 +58,7 @@ def declared(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
     names = measures_of(len(rounds[0]["agents"]), len(rounds))
     return dict(metrics) | {
         "schema": SCHEMA,
-        "accuracy": {
-            name: dict(accuracy[_BY_POSITION[name]]) | {"agents": n, "rounds": m} for name, (n, m) in names.items()
-        },
+        "accuracy": {name: accuracy[_BY_POSITION[name]] | {"agents": n, "rounds": m} for name, (n, m) in names.items()},
         "scores": {key: scores[key] for key in ("problem_ids", "agreeing") if key in scores}
         | {name: scores[_BY_POSITION[name]] for name in names},
     }

@@ -10,7 +10,7 @@ from hpcmaf.evaluation.alarm import best, readings, rung, signals
 from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.jobs.merge import merge_shards
-from hpcmaf.store import Store
+from hpcmaf.store.reader import Store
 
 
 def run_score(context: TaskContext) -> None:

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.table import NONE
@@ -18,19 +18,10 @@ NO_HINT = " (no hint)"
 # What may differ between two runs of the same experiment.
 FREE = {"seed", "iterations", "early_stop", "name", "description"}
 
-
-class Point(TypedDict):
-    """One value at one iteration: mean, lowest and highest of ``runs`` runs.
-
-    ``se`` is the standard error over problems, the root mean square of the runs' own: it says how far a single run's
-    evaluation set may mislead, not how much runs differ.
-    """
-
-    value: float
-    se: float
-    low: float
-    high: float
-    runs: int
+# A value at an iteration: mean (``value``), lowest (``low``) and highest (``high``) of so many ``runs``. ``se`` is the
+# standard error over problems, the root mean square of the runs' own: it says how far a single run's evaluation set may
+# mislead, not how much runs differ.
+Point = Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -105,13 +96,9 @@ class Group:
         if not found:
             return None
         values = [one["value"] for one in found]
-        return Point(
-            value=statistics.fmean(values),
-            se=math.sqrt(math.fsum(one["se"] ** 2 for one in found) / len(found)),
-            low=min(values),
-            high=max(values),
-            runs=len(values),
-        )
+        se = math.sqrt(math.fsum(one["se"] ** 2 for one in found) / len(found))
+        spread = {"low": min(values), "high": max(values), "runs": len(values)}
+        return {"value": statistics.fmean(values), "se": se, **spread}
 
 
 def together(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:

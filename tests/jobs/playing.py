@@ -33,7 +33,7 @@ from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.attempts import begin
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan, Stage
-from hpcmaf.store import Store
+from hpcmaf.store.reader import Store
 from hpcmaf.training.config import FinetuneReport
 from hpcmaf.training.launch import Workers
 from tests.debate.scripted import ScriptedEngine

@@ -25,7 +25,7 @@ from hpcmaf.launch.advance import recover
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
-from hpcmaf.store import verify
+from hpcmaf.store.verify import verify
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.splits import Splits
 from tests.jobs.playing import EVAL, MUTE, SHAPE, TRAIN, M, N, Played, play, prepare, reply, run_task, tasks

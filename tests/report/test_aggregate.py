@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hpcmaf.cli.aggregate import command
 from hpcmaf.errors import DataError, PlanChangedError
 from hpcmaf.files.publish import write_json
-from hpcmaf.report import aggregate
+from hpcmaf.report.report import aggregate
 from tests.report.conftest import MakeRun, groups_of, load, report_of
 
 TEXTS = ("report.md", "report.csv", "report.json", "report.tex", "report.html")

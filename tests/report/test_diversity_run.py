@@ -20,7 +20,8 @@ from hpcmaf.report.groups import group_runs
 from hpcmaf.report.recipes import diversity_table
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import StoreInfo, write_store
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.writer import write_store
 from tests.report.conftest import MakeRun, invent
 
 

@@ -21,7 +21,8 @@ from hpcmaf.jobs.debate import make_engine, protocol_of
 from hpcmaf.jobs.serving import adapter_room, models_of, society_of
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import build_plan
-from hpcmaf.store import Store, verify
+from hpcmaf.store.reader import Store
+from hpcmaf.store.verify import verify
 from hpcmaf.study.sharing import Keys
 from tests.commands import HPCMAF, hpcmaf, invoke
 from tests.jobs.playing import run_here

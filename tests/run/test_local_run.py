@@ -16,7 +16,8 @@ import pytest
 
 from hpcmaf.models.chat import ChatFormat
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import Store, verify
+from hpcmaf.store.reader import Store
+from hpcmaf.store.verify import verify
 from tests.commands import HPCMAF, processes, setting
 from tests.jobs.playing import samples
 

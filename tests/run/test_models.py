@@ -10,7 +10,7 @@ import pytest
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.engines import Request
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import Store
+from hpcmaf.store.reader import Store
 from tests.commands import invoke
 from tests.environments import smollm2
 from tests.jobs.playing import play, run_here

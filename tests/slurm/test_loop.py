@@ -14,7 +14,7 @@ import pytest
 
 from hpcmaf.files.publish import file_sha256
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import verify
+from hpcmaf.store.verify import verify
 from tests.commands import hpcmaf, processes, setting
 from tests.jobs.playing import run_here
 from tests.slurm.cluster import REPOSITORY, Cluster

@@ -13,8 +13,11 @@ from hpcmaf.cli import inspect as inspect_verb
 from hpcmaf.cli.import_ import command
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import DataError, StoreError
-from hpcmaf.store import Store, StoreInfo, verify, write_store
 from hpcmaf.store.importing import import_debates
+from hpcmaf.store.reader import Store
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.verify import verify
+from hpcmaf.store.writer import write_store
 from hpcmaf.tasks.problems import Problem
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hpcmaf.errors import ConfigError
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import verify
+from hpcmaf.store.verify import verify
 from hpcmaf.study.plan import load_study
 from tests.study.studies import SIZE, drive, lay_out, study_file
 

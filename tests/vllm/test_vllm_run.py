@@ -14,7 +14,7 @@ import pytest
 
 from hpcmaf.engines.server import servers_folder
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import verify
+from hpcmaf.store.verify import verify
 from tests.commands import HPCMAF, setting
 from tests.vllm.societies import command, other_base
 

@@ -18,7 +18,7 @@ from hpcmaf.evaluation.accuracy import own_measure
 from hpcmaf.evaluation.significance import compare, holm, outcomes
 from hpcmaf.evaluation.alarm import best, readings, rung
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import Store
+from hpcmaf.store.reader import Store
 
 
 def metrics(run: RunDir, t: int) -> dict:
