@@ -144,7 +144,12 @@ def _choices(runs: Sequence[Run]) -> list[str]:
     """Recipe keys in which runs differ, such as ``mix=cap``."""
     flat = [_flatten(_fixed(run)) for run in runs]
     keys = [key for key in sorted(set().union(*flat)) if len({repr(recipe.get(key)) for recipe in flat}) > 1]
-    return [", ".join(f"{key.rpartition('.')[2]}={recipe[key]}" for key in keys if key in recipe) for recipe in flat]
+    return [", ".join(f"{_short(key)}={recipe[key]}" for key in keys if key in recipe) for recipe in flat]
+
+
+def _short(key: str) -> str:
+    first, *_, last = parts = key.split(".")
+    return f"agent {parts[1]} {last}" if first == "agents" else last
 
 
 def _flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

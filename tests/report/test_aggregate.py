@@ -82,6 +82,10 @@ def test_equal_labels_are_told_apart_by_what_differs(make_run: MakeRun) -> None:
     five = make_run("c", upto=0, debate={"agents": 5, "rounds": 3})
     labels = [group.label for group in groups_of(exact, cap)]
     assert labels == ["maft · mix=cap", "maft · mix=exact"]
+    # An agent's own setting is not the society's.
+    mixed = make_run("d", upto=0, agents={"2": {"training": {"epochs": 9}}})
+    labels = [group.label for group in groups_of(exact, mixed)]
+    assert labels == ["maft", "maft · agent 2 epochs=9"]
     labels = [group.label for group in groups_of(exact, five)]
     assert labels == ["maft · 3 agents × 2 rounds", "maft · 5 agents × 3 rounds"]
 
