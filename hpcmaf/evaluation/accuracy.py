@@ -180,14 +180,7 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
 
 
 def pseudo_label_accuracy(transcripts: Iterable[Transcript], seed: int, iteration: int) -> dict[str, Any] | None:
-    """How often the training debate's own vote was right; reported, never used.
-
-    Parameters
-    ----------
-    transcripts
-        Training debates, with gold answers where there are any.
-    seed, iteration
-        Of the run, as in selection: these are the very labels trained on.
+    """How often training debates' own votes, the very labels trained on, were right; reported, never used.
 
     Returns
     -------

@@ -68,15 +68,7 @@ class Reading:
 
 
 def signals(transcripts: Iterable[Transcript], *, seed: int, iteration: int) -> dict[str, Any]:
-    """The content of ``signals.json``; gold answers are not looked at.
-
-    Parameters
-    ----------
-    transcripts
-        At least one evaluation debate.
-    seed, iteration
-        Of the run; they decide tied votes.
-    """
+    """The content of ``signals.json`` of at least one evaluation debate; gold answers are not looked at."""
     ids, votes, agreed, turns, answers, agreeing = [], [], [], [], [], 0
     for transcript in transcripts:
         vote = consensus(transcript, transcript.rounds, seed, iteration)

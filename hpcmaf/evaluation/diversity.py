@@ -217,12 +217,8 @@ def embed(texts: Sequence[str], path: str, device: Any, *, dtype: str = "auto", 
 
     Parameters
     ----------
-    path
-        The model's folder or hub id.
-    device
-        As torch names it.
-    source
-        Keyword arguments of ``from_pretrained``, such as ``revision``.
+    path, source
+        The model's folder or hub id, and keyword arguments of ``from_pretrained``, such as ``revision``.
 
     Returns
     -------

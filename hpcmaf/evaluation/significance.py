@@ -94,13 +94,8 @@ def _bootstrap(sums: Mapping[tuple[int, int], int], resamples: int = RESAMPLES) 
 def mcnemar(a_only: int, b_only: int) -> float:
     """P-value of the exact McNemar test, two-sided.
 
-    Under the null hypothesis each problem that exactly one of two methods got right is a fair coin, so the smaller
-    count is binomial(n, 1/2).
-
-    Parameters
-    ----------
-    a_only, b_only
-        Problems that only one of the two got right; the others say nothing.
+    Under the null hypothesis each problem that exactly one of two methods got right (``a_only``, ``b_only``) is a fair
+    coin, so the smaller count is binomial(n, 1/2).
     """
     # Whole numbers until the last division, as binomial terms underflow.
     n = a_only + b_only
@@ -115,12 +110,7 @@ def sign_flip_test(nets: Mapping[int, int]) -> float:
     """Exact two-sided test that a problem's net gain is as likely as the loss of the same size.
 
     Under the null hypothesis the sign of every problem's net, over all seeds at once, is a fair coin. With one seed
-    nets are -1, 0, 1 and this is the exact McNemar test.
-
-    Parameters
-    ----------
-    nets
-        Net gain of a problem to the number of problems with it.
+    nets are -1, 0, 1 and this is the exact McNemar test. ``nets`` counts the problems with a net gain.
     """
     sizes = {size: nets.get(size, 0) + nets.get(-size, 0) for size in sorted({*map(abs, nets)} - {0})}
     if sizes.keys() <= {1}:

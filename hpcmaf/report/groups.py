@@ -26,15 +26,7 @@ Point = Mapping[str, float]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Group:
-    """Runs of one recipe.
-
-    Attributes
-    ----------
-    label
-        What sets it apart from all other groups.
-    recipe
-        The same without its task and model: what it is called everywhere.
-    """
+    """Runs of one recipe; a label sets it apart from all others, and ``recipe`` is that without task and model."""
 
     label: str
     recipe: str

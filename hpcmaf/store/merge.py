@@ -22,8 +22,6 @@ def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | No
     ----------
     shards
         Published stores with equal :class:`StoreInfo`, in their order.
-    out
-        The merged store.
     expected_ids
         All problems that must be there, in the order they must have.
 

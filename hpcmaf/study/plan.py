@@ -106,16 +106,8 @@ def load_study(
 ) -> Study:
     """Read a study and lay out its runs, of a task and a model the first method first; writes nothing.
 
-    Parameters
-    ----------
-    name
-        Path or shipped name.
-    overrides
-        ``key=value`` strings for every recipe; they win over the file.
-    iterations
-        L; wins over the file.
-    root
-        Folder for the runs; ``runs/<name>`` if left out.
+    It is named by path or as a shipped one. ``key=value`` strings and L win over what it says for every recipe; the
+    folder for the runs is ``runs/<name>`` if left out.
 
     Raises
     ------
