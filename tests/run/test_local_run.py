@@ -23,6 +23,7 @@ from tests.jobs.playing import samples
 
 pytestmark = pytest.mark.slow
 
+KILLS = 4
 SMALL = ("task.train=12", "task.eval=4", "debate.agents=2", "training.epochs=1")
 
 
@@ -139,7 +140,7 @@ def test_a_failing_stage_stops_the_run_and_names_its_log(finished: RunDir, tmp_p
 
 @pytest.mark.long
 def test_kills_change_no_byte(finished: RunDir, tmp_path: Path) -> None:
-    """kill -9 of everything, at six random moments, over as many runs as that takes.
+    """kill -9 of everything, at four random moments, over as many runs as that takes.
 
     A moment lies up to half of a run's length after a start, so that all runs
     are killed several times, at their beginning, middle and end.
@@ -147,11 +148,11 @@ def test_kills_change_no_byte(finished: RunDir, tmp_path: Path) -> None:
     longest = finished.metrics(1).stat().st_mtime - finished.plan.stat().st_mtime
     moments = random.Random(20)
     kills = runs = 0
-    while kills < 6:
+    while kills < KILLS:
         run = RunDir(tmp_path / f"run{runs}")
         runs += 1
         while True:
-            if kills == 6:
+            if kills == KILLS:
                 result = submit(run.root, 1, *SMALL)
                 assert result.returncode == 0, result.stderr
                 break

@@ -142,12 +142,10 @@ def test_finetuning_on_two_nodes(slurm: Cluster, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     site = setting("slurm.finetuning.nodes=2", "slurm.agents_per_job=2", option="--set-profile")
     submit(run.root, "--iters", "1", "--method", "maft-no-critic", *site)
-    watch = Watch(slurm, run)
-    watch.reports(300)
+    watch, plan = Watch(slurm, run), run.load_plan()
+    watch.wait("both were trained", lambda: len(run.done_tasks(plan)["it01/finetune"]) == 2, 300)
     jobs = [line["elements"] for line in watch.events("intent") if line["stage"] == "it01/finetune"]
     assert [elements for elements in jobs if elements] == [[["generator-0", "generator-1"]]]
     for folder in sorted((run.iteration(1) / "attempts").glob("finetune.*/0001")):
         logs = {log.name for log in folder.glob("finetune*.log")}
         assert logs == {"finetune.log", "finetune.node1.log"}, folder
-    slurm.wait_idle(60)
-    assert verify(run.root) == []

@@ -33,11 +33,9 @@ CASES = {
         "processes": 2,
         "lora": Lora(rank=4, alpha=8, dropout=0.2 if stage < 3 else 0.0),
     }
-    for tuning in ("lora", "full")
-    for stage in (1, 2, 3)
+    for tuning, stage in (("lora", 2), ("lora", 3), ("full", 1), ("full", 2), ("full", 3))
 }
-CASES["fp8-2"] = CASES["lora-2"] | {"quantize": "fp8", "lora": Lora(rank=4, alpha=8)}
-CASES["grpo-2"] = CASES["lora-2"] | {"objective": "grpo"}
+CASES["fp8-grpo-2"] = CASES["lora-2"] | {"quantize": "fp8", "objective": "grpo", "lora": Lora(rank=4, alpha=8)}
 ALONE = {"tuning": "full", "zero_stage": 1, "processes": 1}
 ENDS = [("lora-2", signal.SIGUSR2), ("alone", signal.SIGTERM)]
 # Going on with another number of processes, where nothing is drawn at random.
@@ -104,7 +102,7 @@ def interrupted(begun, bases) -> dict[str, Interrupted]:
     folder, _, ends = begun
     jobs = {name: job_of(name.split()[0], bases, folder).replace(checkpoints=kept(folder, name)) for name in ends}
     # The same checkpoints again: damaged, and with another number of processes.
-    again = {"damaged": ("lora-1 SIGKILL", {})}
+    again = {"damaged": ("lora-2 SIGKILL", {})}
     for case, processes in OTHERS.items():
         found = next(name for name in ends if name.startswith(f"{case} "))
         again[f"{case} on {processes}"] = (found, {"processes": processes})
@@ -185,7 +183,7 @@ def test_it_goes_on_with_another_number_of_processes(undisturbed, interrupted, c
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_damaged_checkpoint_is_set_aside(interrupted):
-    damaged, reached = interrupted["damaged"].resumed, interrupted["lora-1 SIGKILL"].reached
+    damaged, reached = interrupted["damaged"].resumed, interrupted["lora-2 SIGKILL"].reached
     assert f"step-{reached:08d}: damaged (" in damaged.failure and "resumes from the one before" in damaged.failure
     root = Path(damaged.job.checkpoints)
     assert (root / f"step-{reached:08d}.json.aside").exists() and checkpoint_step(root) == reached - 3

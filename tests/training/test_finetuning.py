@@ -53,7 +53,7 @@ def test_output_opens_and_has_learnt(outcomes, name):
 
 @pytest.mark.parametrize("stage", range(3))
 def test_plain_torch_loop_gives_the_same_weights(outcomes, stage):
-    outcome = outcomes[f"plain-{stage}"]
+    outcome = outcomes[f"{'full' if stage == 2 else 'plain'}-{stage}"]
     weights, losses = plain_loop(outcome)
     assert outcome.report["losses"] == pytest.approx(losses, abs=2e-4)
     trained = outcome.weights()
@@ -156,8 +156,8 @@ def test_the_log_says_how_it_is_trained(outcomes):
         *((name, "one-big") for name in ("one-small", "unpacked", "two-processes", "plain-1")),
         ("checkpointing", "lora-0"),
         ("two-processes-lora", "lora-0"),
-        ("offload-2", "plain-2"),
-        ("offload-3", "plain-2"),
+        ("offload-2", "full-2"),
+        ("offload-3", "full-2"),
         ("dpo-lora-3", "dpo-lora"),
         ("kto-3", "kto"),
         ("grpo-next-3", "grpo-next"),
