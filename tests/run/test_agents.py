@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import time
@@ -24,7 +23,7 @@ from hpcmaf.run.plan import build_plan
 from hpcmaf.store.reader import Store
 from hpcmaf.store.verify import verify
 from hpcmaf.study.sharing import Keys
-from tests.commands import HPCMAF, hpcmaf, invoke
+from tests.commands import HPCMAF, contents, hpcmaf, invoke
 from tests.jobs.playing import run_here
 from tests.run.test_local_run import kill_everything
 from tests.tiny_models import answering_model
@@ -50,12 +49,6 @@ def recipe_of(folder: Path) -> Path:
     recipe = folder / "mixed.yaml"
     recipe.write_text(RECIPE.replace("MISTRAL", str(mistral)).replace("PHI", str(phi)))
     return recipe
-
-
-def contents(run: RunDir) -> dict[str, str]:
-    """Digests of what debates, selection and finetuning have published, times aside."""
-    found = [*run.root.glob("it*/*.h5"), *run.root.glob("it*/data/*"), *run.root.glob("it*/agents/*/*.safetensors")]
-    return {str(path.relative_to(run.root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 @pytest.mark.slow

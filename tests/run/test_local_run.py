@@ -18,7 +18,7 @@ from hpcmaf.models.chat import ChatFormat
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store.reader import Store
 from hpcmaf.store.verify import verify
-from tests.commands import HPCMAF, processes, setting
+from tests.commands import HPCMAF, contents, processes, setting
 from tests.jobs.playing import samples
 
 pytestmark = pytest.mark.slow
@@ -44,11 +44,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     assert result.returncode == 0, result.stderr
     assert "debate" in result.stdout
     return RunDir(run)
-
-
-def datasets(run: RunDir) -> dict[str, bytes]:
-    """Every selected training set and its counts, byte for byte."""
-    return {str(path.relative_to(run.root)): path.read_bytes() for path in sorted(run.root.glob("it*/data/*"))}
 
 
 def test_a_run_ends_in_a_table_and_a_plot(finished: RunDir) -> None:
@@ -135,7 +130,7 @@ def test_a_failing_stage_stops_the_run_and_names_its_log(finished: RunDir, tmp_p
     assert "shard-00001.h5" in log.read_text()
     shard.write_bytes(whole)
     assert submit(run.root, 1, *SMALL).returncode == 0
-    assert datasets(run) == datasets(finished)
+    assert contents(run) == contents(finished)
 
 
 @pytest.mark.long
@@ -170,7 +165,7 @@ def test_kills_change_no_byte(finished: RunDir, tmp_path: Path) -> None:
                 kill_everything(run)
                 process.communicate()
                 kills += 1
-        assert datasets(run) == datasets(finished)
+        assert contents(run) == contents(finished)
         assert verify(run.root) == []
         assert kill_everything(run) == 0, "processes were left behind"
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from hpcmaf.config.recipe import Lora
@@ -128,12 +127,6 @@ def bases(shared: Path) -> dict[str, Path]:
 def steps_in(progress: Path) -> list[dict[str, Any]]:
     """The lines of a job's progress."""
     return [json.loads(line) for line in progress.read_text().split("\n")[:-1]] if progress.exists() else []
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Other processes whose command line names a folder."""
-    found = psutil.process_iter(["cmdline"])
-    return [one.pid for one in found if str(folder) in " ".join(one.info["cmdline"] or ()) and one.pid != os.getpid()]
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 300.0) -> None:

@@ -23,7 +23,8 @@ from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.process import Process
 from hpcmaf.training.stop import StopFlag
-from tests.training.conftest import COMMON, Outcome, chats, processes_of, run_batch, steps_in, wait_until, write_lines
+from tests.commands import processes
+from tests.training.conftest import COMMON, Outcome, chats, run_batch, steps_in, wait_until, write_lines
 
 # Dropout where adapters have it: a resumed job has to draw what it would have drawn.
 CASES = {
@@ -129,7 +130,7 @@ def interrupt(job: FinetuneJob, logs: Path, how: signal.Signals) -> tuple[int, s
         for pid in family(launcher.pid):
             os.kill(pid, how)
         said = launcher.communicate()[0]
-    wait_until(lambda: not processes_of(logs), 10)
+    wait_until(lambda: not processes(str(logs)), 10)
     return launcher.returncode, said.strip(), len(steps_in(progress)), checkpoint_step(Path(job.checkpoints or ""))
 
 
@@ -235,5 +236,5 @@ def test_a_job_that_is_asked_to_stop_while_it_starts_does_not_begin(bases, tmp_p
     job = job_of("alone", bases, tmp_path).replace(output=str(tmp_path / "out"))
     with pytest.raises(StopRequested, match=why):
         run_finetune(job, tmp_path / "logs", stop=stop)
-    assert not steps_in(tmp_path / "logs" / "progress.jsonl") and not processes_of(tmp_path)
+    assert not steps_in(tmp_path / "logs" / "progress.jsonl") and not processes(str(tmp_path))
     assert not (tmp_path / "out").exists()

@@ -16,6 +16,7 @@ from hpcmaf.engines.server import servers_folder
 from hpcmaf.run.directory import RunDir
 from hpcmaf.store.verify import verify
 from tests.commands import HPCMAF, setting
+from tests.engines.test_server import until
 from tests.vllm.societies import command, other_base
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3000)]
@@ -38,10 +39,7 @@ def groups(root: Path) -> list[int]:
 
 
 def until_gone(root: Path, seen: set[int]) -> None:
-    deadline = time.monotonic() + 120
-    while groups(root) or any(Path(f"/proc/{pid}").exists() for pid in seen):
-        assert time.monotonic() < deadline, "a server is left"
-        time.sleep(0.2)
+    until(lambda: not groups(root) and not any(Path(f"/proc/{pid}").exists() for pid in seen), 120)
 
 
 def check(root: Path, seen: set[int]) -> None:
