@@ -191,7 +191,6 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
             table[f"{tuning}-{stage}"] = own
     pairs = llama | {"objective": "dpo", "dataset": str(write_lines(folder / "pairs.jsonl", preferences(0)))}
     hot = {"lora": Lora(rank=4, alpha=8, dropout=0.2)}
-    table |= {f"plain-{stage}": llama | {"tuning": "full", "zero_stage": stage} for stage in range(2)}
     table |= {
         "one-big": llama | {"tuning": "full", "zero_stage": 1, "micro_batch_size": 8},
         "one-small": llama | {"tuning": "full", "zero_stage": 1, "micro_batch_size": 1, "max_length": 60},

@@ -53,7 +53,7 @@ def test_output_opens_and_has_learnt(outcomes, name):
 
 @pytest.mark.parametrize("stage", range(3))
 def test_plain_torch_loop_gives_the_same_weights(outcomes, stage):
-    outcome = outcomes[f"{'full' if stage == 2 else 'plain'}-{stage}"]
+    outcome = outcomes[f"full-{stage}"]
     weights, losses = plain_loop(outcome)
     assert outcome.report["losses"] == pytest.approx(losses, abs=2e-4)
     trained = outcome.weights()
@@ -93,7 +93,7 @@ def plain_loop(outcome: Outcome):
 
 
 def test_reported_tokens_are_the_tokenizers(outcomes):
-    for name, loss_on in (("plain-0", "last"), ("all-turns", "all")):
+    for name, loss_on in (("full-2", "last"), ("all-turns", "all")):
         outcome = outcomes[name]
         tokenizer = AutoTokenizer.from_pretrained(outcome.job.base)
         texts = targets = 0
@@ -153,7 +153,7 @@ def test_the_log_says_how_it_is_trained(outcomes):
     ("name", "like"),
     [
         # Packing, or cutting a batch into micro-batches or processes.
-        *((name, "one-big") for name in ("one-small", "unpacked", "two-processes", "plain-1")),
+        *((name, "one-big") for name in ("one-small", "unpacked", "two-processes", "full-2")),
         ("checkpointing", "lora-0"),
         ("two-processes-lora", "lora-0"),
         ("offload-2", "full-2"),
@@ -193,7 +193,7 @@ def test_impossible_adapters_are_refused_in_a_line(outcomes, name, said):
 
 
 def test_progress_is_written_per_step(outcomes):
-    outcome = outcomes["plain-0"]
+    outcome = outcomes["full-2"]
     lines = outcome.steps
     assert [line["step"] for line in lines] == list(range(1, outcome.report["steps"] + 1))
     assert [line["loss"] for line in lines] == outcome.report["losses"]

@@ -223,7 +223,7 @@ def test_no_adapter_is_served_stale(
     assert "\n" not in str(raised.value) and run(engine, [ask("k", model="critic-0")])[0] == said["critic-0"]
 
 
-def test_a_wrong_key_reads_nothing(engine: Any, shared: dict[str, Any]) -> None:
+def test_a_wrong_key_reads_nothing(engine: Any) -> None:
     """Nor can another user of the machine enter the socket's folder."""
     run(engine, [ask("k")])
     server = server_of(engine)
