@@ -113,22 +113,25 @@ def _tokens(cost: Mapping[str, float]) -> float:
 
 def cost_table(group: Group) -> Table:
     """Tokens and time per iteration, of a recipe with a single run."""
-    rows = []
-    for t, ledger in sorted(group.any.ledgers.items() if len(group.runs) == 1 else ()):
-        bases = sorted({row["base"] for row in ledger if row.get("base")})
+    rows, ledgers = [], sorted(group.any.ledgers.items() if len(group.runs) == 1 else ())
+    found = sorted({row["base"] for _, ledger in ledgers for row in ledger if row.get("base")})
+    bases = found if len(found) > 1 else []
+    for t, ledger in ledgers:
         parts = {f", {PurePath(base).name}": [row for row in ledger if row.get("base") == base] for base in bases}
         for mark, part in ({"": ledger} | parts).items():
             cost = total(part)
             tokens = (f"{int(cost[name]):,}" for name in ("prompt_tokens", "completion_tokens", "training_tokens"))
             peak = f"{cost[PEAK] / 2**30:.2f}" if cost[PEAK] else NONE
-            rows.append((f"{iteration_name(t)}{mark}", *tokens, f"{cost['wall_seconds']:,.1f}", _seconds(cost), peak))
+            seconds = _seconds(cost, "wall_seconds"), _seconds(cost, "gpu_seconds")
+            rows.append((f"{iteration_name(t)}{mark}", *tokens, *seconds, peak))
     header = ("iteration", "prompt tokens", "completion tokens", "training tokens", "wall s", "GPU s", "peak GiB")
     note = "Seconds are added up over jobs, also over those that ran side by side."
+    note += " Those of one base are of its finetuning: a job's debates are of all bases together." * bool(bases)
     return Table(f"{group.any.name}: cost", header, tuple(rows), note)
 
 
-def _seconds(cost: Mapping[str, float]) -> str:
-    return f"{cost['gpu_seconds']:,.1f}" if cost["gpu_seconds"] else NONE
+def _seconds(cost: Mapping[str, float], name: str) -> str:
+    return f"{cost[name]:,.1f}" if cost[name] else NONE
 
 
 def method_cost_table(groups: Iterable[Group]) -> Table:
@@ -144,8 +147,8 @@ def method_cost_table(groups: Iterable[Group]) -> Table:
                 group.ended,
                 estimate(point),
                 *(f"{cost[name]:,.0f}" for name in ("generated", "trained")),
-                _seconds(cost),
-                f"{cost['wall_seconds']:,.1f}",
+                _seconds(cost, "gpu_seconds"),
+                _seconds(cost, "wall_seconds"),
                 f"{answering:,.0f}",
                 f"{1e5 * point['value'] / answering:,.1f}" if point and answering else NONE,
             )

@@ -83,7 +83,7 @@ def test_a_revision_of_the_base_is_the_one_that_measures(make_run: MakeRun, tmp_
     assert json.loads(run.diversity(0).read_text())["measures"]["embedding"]["problems"] == 2
 
 
-def test_says_what_is_not_there(make_run: MakeRun, tmp_path: Path) -> None:
+def test_says_what_is_not_there(make_run: MakeRun) -> None:
     run = make_run("run", upto=1)
     for store, arguments, message in (
         (False, [], "no eval.h5; iterations that have one: none yet"),
