@@ -177,6 +177,17 @@ def setup_that_fails(folder: Path) -> str:
     return f'slurm.setup=["case $SLURM_JOB_NAME in *gate*) ;; *it00.eval*) {take};; esac"]'
 
 
+def test_nodes_on_which_a_task_failed_are_left_out_one_after_another(slurm: Cluster, tmp_path: Path) -> None:
+    for name in ("node1", "node2"):
+        for number in range(9):
+            (tmp_path / f"bad.{name}.{number}").touch()
+    loop = Loop(slurm, tmp_path / "run", setup_that_fails(tmp_path), shape=SMALL)
+    loop.start()
+    loop.finish()
+    assert loop.verdicts("it00/eval") == ["not started", "not started"]
+    assert loop.errands("it00/eval", "00000")[0].split()[0] not in {"node1", "node2"}
+
+
 def test_where_no_other_node_is_left_the_same_one_is_tried_again(slurm: Cluster, tmp_path: Path) -> None:
     for number in range(2):
         (tmp_path / f"bad.node1.{number}").touch()
