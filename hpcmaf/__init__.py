@@ -44,13 +44,16 @@ _EXPORTS = {
     "hpcmaf.debate.transcript": ("Transcript",),
     "hpcmaf.debate.consensus": ("consensus",),
     "hpcmaf.answers": ("AnswerForm", "equivalent", "extract", "vote"),
-    "hpcmaf.store": ("Store", "StoreInfo", "write_store"),
+    "hpcmaf.store.reader": ("Store",),
+    "hpcmaf.store.schema": ("StoreInfo",),
+    "hpcmaf.store.writer": ("write_store",),
     "hpcmaf.selection.select": ("select", "write_selection"),
     "hpcmaf.config.recipe": ("Lora", "Selection"),
     "hpcmaf.training.config": ("FinetuneJob",),
     "hpcmaf.training.launch": ("Workers",),
     "hpcmaf.training.job": ("run_finetune",),
-    "hpcmaf.evaluation": ("mcnemar", "score"),
+    "hpcmaf.evaluation.accuracy": ("score",),
+    "hpcmaf.evaluation.significance": ("mcnemar",),
     "hpcmaf.errors": ("HpcmafError",),
 }
 _MODULES = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import psutil
 from click.testing import CliRunner
 
 from hpcmaf.cli import cli
+from hpcmaf.files.publish import file_sha256
+from hpcmaf.run.directory import RunDir
 
 HPCMAF = (sys.executable, "-m", "hpcmaf")
 
@@ -35,6 +38,16 @@ def invoke(*words: str | Path) -> str:
 def setting(*overrides: str, option: str = "--set") -> list[str]:
     """Words of the command line that override keys of a recipe, or with ``--set-profile`` of a profile."""
     return [word for override in overrides for word in (option, override)]
+
+
+def contents(run: RunDir) -> dict[str, str]:
+    """Digests of what debates, selection and finetuning have published, and the scores; times aside."""
+    found = [*run.root.glob("it*/*.h5"), *run.root.glob("it*/data/*"), *run.root.glob("it*/agents/*/*.safetensors")]
+    values = {str(path.relative_to(run.root)): file_sha256(path) for path in found}
+    for path in run.root.glob("it*/metrics.json"):
+        metrics = json.loads(path.read_text())
+        values[str(path.relative_to(run.root))] = json.dumps([metrics["accuracy"], metrics["scores"]])
+    return values
 
 
 def processes(*words: str, environment: bool = False) -> list[int]:

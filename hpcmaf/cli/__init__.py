@@ -9,18 +9,9 @@ from importlib import import_module
 import click
 
 from hpcmaf import __version__
-from hpcmaf.errors import (
-    HpcmafError,
-    Interrupted,
-    OutputClosedError,
-    UsageError,
-    exit_codes,
-    one_line,
-    system_error,
-)
+from hpcmaf.errors import HpcmafError, Interrupted, OutputClosedError, UsageError, exit_codes, one_line, system_error
 
-# Verb, its module, its line in --help. The line stands here so that help
-# loads no verb.
+# Verb, its module, its line in --help. The line stands here so that help loads no verb.
 VERBS = {
     "submit": ("submit", "Run a recipe: debates, finetuning, evaluation, for L iterations."),
     "study": ("study", "Run methods x tasks x models x seeds, sharing what is the same."),
@@ -55,9 +46,7 @@ class Verbs(click.Group):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Import one verb."""
-        if name not in VERBS:
-            return None
-        return import_module(f"hpcmaf.cli.{VERBS[name][0]}").command
+        return import_module(f"hpcmaf.cli.{VERBS[name][0]}").command if name in VERBS else None
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""
@@ -65,12 +54,11 @@ class Verbs(click.Group):
             formatter.write_dl([(name, about) for name, (_, about) in VERBS.items()])
 
 
-def _epilog() -> str:
-    # \b keeps click from filling the lines.
-    return "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {about}" for code, about in exit_codes().items())
+# \b keeps click from filling the lines.
+_EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {about}" for code, about in exit_codes().items())
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_epilog())
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(__version__, prog_name="hpcmaf")
 def cli() -> None:
     """Multiagent finetuning of language models, as batch jobs or on a laptop."""
@@ -114,8 +102,6 @@ def _run() -> int:
             cli.invoke(context)
     except click.exceptions.Exit as stop:
         return stop.exit_code
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hpcmaf.report import aggregate
+from hpcmaf.report.report import aggregate
 from hpcmaf.run.directory import RunDir
 
 

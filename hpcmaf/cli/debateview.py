@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import click
@@ -13,8 +12,6 @@ import click
 from hpcmaf.answers import Vote
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import printable
-
-readable = partial(printable, keep="\n\t")
 
 
 def debate_json(transcript: Transcript, **about: Any) -> str:
@@ -30,23 +27,16 @@ def print_debate(
     *,
     prompts: bool = True,
 ) -> None:
-    """Print every utterance in order, each round with its vote where there is one.
+    """Print every utterance in order, with or without its prompt, and each round with its vote where there is one.
 
-    Parameters
-    ----------
-    head
-        Names and values to begin with.
-    model
-        Whose model spoke for an agent in a round; shown where it is not the
-        agent's own.
-    prompts
-        Whether to print what each agent read.
+    Before it stands ``head``, names and values. ``model`` says whose model spoke for an agent in a round, which is
+    shown where it is not the agent's own.
     """
     for name, value in head:
-        click.echo(f"{readable(name)}: {readable(value)}")
+        _echo(f"{name}: {value}")
     for m, answers in enumerate(transcript.answers, start=1):
         if m > transcript.ended and transcript.agents > 1:
-            click.echo(f"\n=== round {m} was not held: all agreed")
+            _echo(f"\n=== round {m} was not held: all agreed")
             continue
         if m > 1 and transcript.summaries:
             for n, summary in enumerate(transcript.summaries[m - 2]):
@@ -60,25 +50,28 @@ def print_debate(
         if m == transcript.rounds and transcript.judgement:
             _print("judge", transcript.judgement, prompts)
         if votes:
-            click.echo(f"\n=== round {m}, vote: {vote_line(votes[m - 1])}")
+            _echo(f"\n=== round {m}, vote: {_outcome(votes[m - 1])}")
 
 
 def _print(heading: str, turn: Utterance, prompts: bool) -> None:
     counts = f"{turn.prompt_tokens} prompt + {turn.completion_tokens} completion tokens"
     counts = counts if turn.prompt_tokens or turn.completion_tokens else "tokens unknown"
-    click.echo(f"\n=== {heading} ({counts}, ended by {turn.finish_reason})")
+    _echo(f"\n=== {heading} ({counts}, ended by {turn.finish_reason})")
     if prompts:
-        click.echo(f"--- prompt\n{readable(turn.prompt)}\n--- response")
-    click.echo(readable(turn.text))
+        _echo(f"--- prompt\n{turn.prompt}\n--- response")
+    _echo(turn.text)
+
+
+def _echo(text: str) -> None:
+    click.echo(printable(text, keep="\n\t"))
 
 
 def _first_line(answer: str) -> str:
     """All of an answer but for a program, which begins with what its outputs are known by."""
-    return readable(answer.partition("\n")[0])
+    return answer.partition("\n")[0]
 
 
-def vote_line(vote: Vote) -> str:
-    """Who won, and how."""
+def _outcome(vote: Vote) -> str:
     if vote.answer is None:
         return "no answer could be read"
     return f"{_first_line(vote.answer)}, {vote.votes} of {len(vote.agrees)}{', drawn from a tie' if vote.tied else ''}"

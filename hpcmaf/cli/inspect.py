@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import click
 
 from hpcmaf.cli.debateview import debate_json, print_debate
 from hpcmaf.errors import one_line
-from hpcmaf.store import Store
+from hpcmaf.store.reader import Store
 
 
 @click.command()
@@ -23,9 +23,8 @@ def command(store: Path, problem_id: str | None, as_json: bool) -> None:
     """Show what is in a debate store."""
     with Store(store) as opened:
         if problem_id is None:
-            facts = {"path": str(store), **asdict(opened.info), "problems": len(opened)}
-            ids = opened.problem_ids
-            click.echo(json.dumps(facts | {"ids": ids}, indent=1) if as_json else "\n".join(_lines(facts, ids)))
+            facts = {"path": str(store), **asdict(opened.info), "problems": len(opened), "ids": opened.problem_ids}
+            click.echo(json.dumps(facts, indent=1) if as_json else "\n".join(_lines(facts)))
             return
         transcript = opened.find(problem_id, gold=True)
     if as_json:
@@ -37,7 +36,7 @@ def command(store: Path, problem_id: str | None, as_json: bool) -> None:
     print_debate(head, transcript)
 
 
-def _lines(facts: dict[str, Any], ids: Sequence[str]) -> Iterator[str]:
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"store        {facts['path']}"
     yield f"task         {facts['task']}, answers as {facts['answer_form']}"
     yield f"debates      iteration {facts['iteration']}, split {facts['split']}"
@@ -45,5 +44,5 @@ def _lines(facts: dict[str, Any], ids: Sequence[str]) -> Iterator[str]:
     judge = ", and a judge" if facts["aggregate"] else ""
     yield f"society      {facts['agents']} agents x {facts['rounds']} rounds, {with_summaries} summaries{judge}"
     yield f"problems     {facts['problems']}"
-    if ids:
-        yield one_line(f"such as      {', '.join(ids[:3])}")
+    if facts["ids"]:
+        yield one_line(f"such as      {', '.join(facts['ids'][:3])}")

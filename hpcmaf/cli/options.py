@@ -104,10 +104,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def quiet_libraries() -> None:
-    """Keep bars and advice of libraries out of a verb's output; what is wrong still arrives as an error.
-
-    Call before the libraries are imported.
-    """
+    """Keep bars and advice of libraries out of a verb's output; to be called before they are imported."""
     # peft imports both where they are installed, and neither has work here.
     # DeepSpeed sets its level itself, but leaves filters alone; it warns on standard output.
     for name in ("DeepSpeed", "bitsandbytes.backends.cpu.ops"):

@@ -15,7 +15,7 @@ from hpcmaf.launch.prepare import plan_run, prepare_run
 from hpcmaf.launch.slurm.causes import MOST_ATTEMPTS
 from hpcmaf.launch.slurm.preview import Recording, preview
 from hpcmaf.launch.slurm.submissions import Submission
-from hpcmaf.report import Table
+from hpcmaf.report.table import Table
 from hpcmaf.run.plan import Plan, Stage
 
 
@@ -54,17 +54,16 @@ def show_plan(options: RunOptions) -> None:
             jobs = _jobs(sent, one) or ("those of debates" if left[one.id] else "-")
             row += [jobs, f"{hours:,.1f}" if (hours := sent.gpu_hours(one)) else "-"]
         rows.append(tuple(row))
+    header = ("stage", "after", "tasks", *(("jobs", "GPU-hours") if sent else ()))
+    click.echo(f"{Table('', header, tuple(rows)).plain()}\n")
     tasks = sum(len(one.tasks) for one in plan.stages)
     total = f"total: {len(plan.stages)} stages, {sum(left.values())} of {tasks} tasks left"
     if sent is None:
-        total += f", {profile.slots()} at once on this machine"
+        click.secho(f"{total}, {profile.slots()} at once on this machine", bold=True)
     else:
         gates = sum(job.gate for job in sent.submitted)
-        total += f", in {len(sent.submitted)} submissions, {gates} of them gates\n{_ceiling(plan, profile, sent)}"
-    header = ("stage", "after", "tasks", *(("jobs", "GPU-hours") if sent else ()))
-    click.echo(f"{Table('', header, tuple(rows)).plain()}\n")
-    click.secho(total, bold=True)
-    if sent is not None:
+        total += f", in {len(sent.submitted)} submissions, {gates} of them gates"
+        click.secho(f"{total}\n{_ceiling(plan, profile, sent)}", bold=True)
         # What one must know to believe the scripts.
         click.secho(f"MaxArraySize: {sent.array_limit()}", dim=True)
         click.secho("in scripts, JOB_0007 stands for the id of the job whose name ends in .0007", dim=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from hpcmaf.cli.options import run_argument
@@ -30,4 +28,4 @@ def command(run: RunDir, stage: str, tasks: tuple[str, ...]) -> None:
     wanted = find_stage(plan, stage)
     failure = run_stage(run, plan, wanted, find_tasks(wanted, tasks))
     if failure is not None:  # said already, above its traceback
-        sys.exit(failure.exit_code)
+        raise click.exceptions.Exit(failure.exit_code)

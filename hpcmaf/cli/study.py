@@ -16,8 +16,8 @@ from hpcmaf.cli.submit import submit_run
 from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.errors import UsageError
 from hpcmaf.files.locking import lock
-from hpcmaf.report import aggregate
-from hpcmaf.study import Study, StudyRun, load_study
+from hpcmaf.report.report import aggregate
+from hpcmaf.study.plan import Study, StudyRun, load_study
 from hpcmaf.study.drive import drive_here, drive_study, plan_study, savings, under_way
 
 

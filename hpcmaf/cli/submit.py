@@ -16,7 +16,7 @@ from hpcmaf.launch.local import POLL_SECONDS, Servers, drive
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.launch.progress import Watcher
 from hpcmaf.launch.slurm.gate import PROMPT_SECONDS, submit
-from hpcmaf.report import aggregate
+from hpcmaf.report.report import aggregate
 
 
 @click.command()

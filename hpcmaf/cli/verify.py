@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from hpcmaf.errors import StoreError
-from hpcmaf.store import verify
+from hpcmaf.store.verify import verify
 
 
 @click.command()
@@ -19,8 +18,6 @@ def command(path: Path) -> None:
     Prints ``ok`` or one line per finding (file, fault, remedy).
     """
     findings = verify(path)
-    for finding in findings:
-        click.echo(finding)
-    if findings:
-        sys.exit(StoreError.exit_code)
-    click.echo(f"ok: {path}")
+    for line in findings or [f"ok: {path}"]:
+        click.echo(line)
+    raise click.exceptions.Exit(StoreError.exit_code if findings else 0)

@@ -43,16 +43,7 @@ def _find(name: str) -> list[Path]:
 def load_recipe(
     name: str = DEFAULT_RECIPE, overrides: Sequence[str | tuple[str, Any]] = (), iterations: int | None = None
 ) -> Recipe:
-    """Read a recipe and lay the command line's overrides over it.
-
-    Parameters
-    ----------
-    name
-        Path or shipped name.
-    overrides
-        ``key=value`` strings, or pairs.
-    iterations
-        L from ``--iters``; wins over file and overrides.
+    """Read a recipe by path or shipped name; ``key=value`` strings or pairs win over it, and L over those.
 
     Raises
     ------
@@ -87,7 +78,7 @@ def _read_files(values: dict[str, Any], folder: Path) -> None:
             found[key] = read(found[key], folder, f"{section}.{key}")
 
 
-# --- what stands in place of a file's name: a run keeps what it was begun with, whatever becomes of the file ---
+# What stands in place of a file's name: a run keeps what it was begun with, whatever becomes of the file.
 
 
 def _beside(name: str, folder: Path, key: str) -> Path:

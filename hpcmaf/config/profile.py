@@ -1,7 +1,4 @@
-"""A profile: how one site runs jobs, and nothing about the science.
-
-What jobs request of a Slurm cluster stands in :mod:`hpcmaf.config.slurm`.
-"""
+"""A profile: how one site runs jobs, and nothing about the science."""
 
 from __future__ import annotations
 
@@ -131,11 +128,7 @@ def load_profile(
 ) -> Profile:
     """Read a profile by path or shipped name.
 
-    Parameters
-    ----------
-    environment
-        A shell's, whose ``SBATCH_ACCOUNT`` and such fill in what the profile
-        leaves out. Of a job's nothing is taken: it may be that job's own.
+    What it leaves out, ``SBATCH_ACCOUNT`` and such of a shell's environment fill in; of a job's nothing is taken.
 
     Raises
     ------

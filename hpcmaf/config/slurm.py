@@ -1,7 +1,6 @@
 """The ``slurm:`` section of a profile: what jobs request of one cluster, and how.
 
-Everything here ends up in a batch script, so values are limited to what such a value can be: a profile from another
-person must not be able to smuggle in a line of shell.
+All of it ends up in batch scripts, so no value may smuggle in a line of shell.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from hpcmaf.files.yaml import Strict, validate
 
-# What accounts, partitions, constraints, node lists and types are written
-# with: [h100*2|a100]&ib, node[1-4,7], gpu:h100. No quote, no blank, no $ or ;
+# Accounts, partitions, constraints, node lists, types: [h100*2|a100]&ib, node[1-4,7]. No quote, no blank, no $ or ;
 _WORD = re.compile(r"[A-Za-z0-9_.,:=+*&|()\[\]@/%-]+")
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 

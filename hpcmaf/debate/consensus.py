@@ -1,8 +1,4 @@
-"""The label a debate gives itself: y^ of the paper, section 2.
-
-One rule for training and evaluation alike, so a problem's pseudo-label and its evaluated answer can never come from
-different votes.
-"""
+"""The label a debate gives itself: y^ of the paper, section 2; one rule for training and evaluation alike."""
 
 from __future__ import annotations
 
@@ -21,8 +17,6 @@ def consensus(transcript: Transcript, round: int, seed: int, iteration: int) -> 
 
     Parameters
     ----------
-    transcript
-        A debate.
     round
         1-based; the method's label is the vote of the *last* round alone.
     seed, iteration
@@ -59,15 +53,7 @@ def agrees(answer: str | None, label: Vote, transcript: Transcript) -> bool:
 
 
 def others_agree(answers: Sequence[str | None], agent: int, same: Callable[[str, str], bool]) -> Vote | None:
-    """The answer that more than half of the other agents share; ``None`` where there is no such answer.
-
-    Parameters
-    ----------
-    answers
-        Of one round, by agent.
-    same
-        Whether two of them are one.
-    """
+    """The answer that more than half of the other agents share in a round; ``None`` where there is no such answer."""
     others = [answer for other, answer in enumerate(answers) if other != agent]
     theirs = vote(others, 0, same=same)
     return theirs if theirs.answer is not None and 2 * theirs.votes > len(others) else None

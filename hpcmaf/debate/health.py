@@ -47,12 +47,11 @@ class Health(Record):
 VALUES = {
     name: value for name, field in Health.model_fields.items() for value in field.metadata if isinstance(value, Value)
 }
-SAMPLES = Value(
-    "training samples",
-    10,
+_FEW = (
     "raise task.train, or see which were cut off (sampling.max_new_tokens), too long (training.max_length) "
-    "or not mixed in (selection.mix)",
+    "or not mixed in (selection.mix)"
 )
+SAMPLES = Value("training samples", 10, _FEW)
 
 
 class Tally:
@@ -126,12 +125,8 @@ def health_line(found: Mapping[str, Any]) -> str:
 def health_warnings(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Which values of some stages, by a name for each, are beyond their limits, and what to change: a line each."""
     for name, (text, bound, remedy) in VALUES.items():
-        bad = [
-            f"{stage}: {written(name, one[name])}"
-            for stage, one in stages.items()
-            if bound and one.get(name, 0) > bound
-        ]
-        if bad:
+        over = {stage: one[name] for stage, one in stages.items() if bound and one.get(name, 0) > bound}
+        if bad := [f"{stage}: {written(name, value)}" for stage, value in over.items()]:
             yield f"more than {written(name, bound)} {text} ({', '.join(bad)}); {remedy}"
     for stage, found in stages.items():
         if few := scarce(found):
@@ -141,6 +136,5 @@ def health_warnings(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def health_report(stage: str, found: Mapping[str, Any]) -> str:
     """A stage's values for its log: one line, and one more for each warning."""
-    return "\n".join(
-        [f"{stage}: {health_line(found)}", *(f"warning: {line}" for line in health_warnings({stage: found}))]
-    )
+    warnings = [f"warning: {line}" for line in health_warnings({stage: found})]
+    return "\n".join([f"{stage}: {health_line(found)}", *warnings])

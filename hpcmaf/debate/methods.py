@@ -19,11 +19,7 @@ Objective = Literal["sft", "dpo", "kto", "grpo"]
 
 @dataclass(frozen=True, slots=True)
 class Society:
-    """N generation agents, N critic agents and the summarizer.
-
-    Each entry is the name of the agent's own model, ``None`` for the base. The summarizer is always a base (paper,
-    section 2), if need be another one.
-    """
+    """Names of the models of N generation and N critic agents, and of the summarizer; ``None`` is the run's base."""
 
     generators: tuple[str | None, ...]
     critics: tuple[str | None, ...]
@@ -63,9 +59,6 @@ class Method:
         it is wrong a second one with gold as a hint.
     data
         What they are finetuned on, a key of :data:`hpcmaf.selection.sources.DATA`.
-    objective
-        What finetuning is after: to say what the data says, to prefer one answer of each pair to the other, or to say
-        more of what the vote confirms and less of what it does not, by KTO or by GRPO.
     inference
         What is run on evaluation problems: the debate, N answers and their vote, or one answer.
     summaries
@@ -98,14 +91,11 @@ class Method:
         return self.rollout == "hints"
 
     def trained_agents(self, agents: int, rounds: int) -> list[str]:
-        """Names of the models that one iteration finetunes.
-
-        Without a second round there are no critics to train.
-        """
+        """Names of the models that one iteration finetunes; without a second round there are no critics to train."""
         generators = [f"generator-{n}" for n in range(agents)]
-        critics = [f"critic-{n}" for n in range(agents)] if rounds > 1 else []
-        names = {"none": [], "agents": generators + critics, "generators": generators, "single": [SINGLE]}
-        return (names | {"distilled": generators + critics + [SINGLE]})[self.trained]
+        own = generators + ([f"critic-{n}" for n in range(agents)] if rounds > 1 else [])
+        names = {"none": [], "agents": own, "generators": generators, "single": [SINGLE], "distilled": [*own, SINGLE]}
+        return names[self.trained]
 
     def rollout_shape(self, agents: int, rounds: int) -> Shape:
         """What training debates look like, of a recipe's N and M."""

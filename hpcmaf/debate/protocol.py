@@ -22,20 +22,16 @@ from hpcmaf.tasks.prompts import Kind, PromptSet
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How a society debates.
+    """How a society of N ``agents`` debates in M ``rounds``.
 
     Attributes
     ----------
-    rounds
-        M.
     summaries
         Whether critics read a summary of the others' answers, or the answers.
     cooperate
         Whether they are to integrate what they read instead of disputing it.
     ids
         Whether prompts to agents begin with the agent's ID and role.
-    agents
-        N, for prompts that say how many there are.
     seed, iteration
         With problem, round, agent and kind they decide every draw.
     grader
@@ -80,12 +76,8 @@ class Protocol:
     def prompt(self, kind: str, question: str, agent: int = 0, shown: str | Sequence[str] = "") -> str:
         """What agent n reads in round 1 (``"first"``) or later (``"update"``), or the summarizer or a judge does.
 
-        Parameters
-        ----------
-        kind
-            One of these, ``"summarize"``, ``"judge"`` or ``"hint"``.
-        shown
-            A summary, others' answers, or the gold one.
+        Other kinds are ``"summarize"``, ``"judge"`` and ``"hint"``; shown are a summary, others' answers, or the gold
+        one.
         """
         role = {"first": "generator", "update": "critic"}.get(kind)
         template, numbers = kind, (agent + 1, self.agents)
@@ -150,16 +142,11 @@ def calls_per_problem(protocol: Protocol, agents: int) -> int:
 
 
 async def debate(problem: Problem, society: Society, protocol: Protocol, engine: Engine) -> Transcript:
-    """Let a society debate one problem.
+    """Let a society debate one problem: N * M answers and N * (M - 1) summaries.
 
     Rounds are synchronous: everything an agent reads in round m was written in round m - 1, or is its own summary of
-    that, whatever the order in which agents are served. The gold answer is not looked at.
-
-    Returns
-    -------
-    Transcript
-        N * M answers and N * (M - 1) summaries; of rounds after one in which all agreed, where the protocol stops
-        there, see :meth:`~hpcmaf.debate.transcript.Transcript.padded`.
+    that, whatever the order in which agents are served. The gold answer is not looked at. Where the protocol stops
+    after a round in which all agreed, see :meth:`~hpcmaf.debate.transcript.Transcript.padded`.
     """
     question, agents = problem.question, range(society.agents)
     call = partial(respond, problem, protocol, engine)
@@ -169,11 +156,11 @@ async def debate(problem: Problem, society: Society, protocol: Protocol, engine:
 
     async def update(m: int, n: int) -> tuple[Utterance | None, Utterance]:
         # As soon as its own summary is there: agents do not read each other's.
-        others = [so_far.answers[-1][other].spoken for other in protocol.listens_to(problem.id, m, n, society.agents)]
+        heard = protocol.listens_to(problem.id, m, n, society.agents)
+        read: str | Sequence[str] = [so_far.answers[-1][other].spoken for other in heard]
         summary: Utterance | None = None
-        read: str | Sequence[str] = others
         if protocol.summaries:
-            prompt = protocol.prompt("summarize", question, n, others)
+            prompt = protocol.prompt("summarize", question, n, read)
             summary = await call(m, n, "summary", [user(prompt)], society.summarizer)
             read = summary.spoken
         chat = [*so_far.history(n, m - 1), user(protocol.prompt("update", question, n, read))]
@@ -204,13 +191,8 @@ async def _judge(
 async def rationalise(problem: Problem, society: Society, protocol: Protocol, engine: Engine) -> Transcript:
     """Answer a problem, and where gold says that this went wrong, once more with gold as a hint: STaR's rollouts.
 
-    The only place before evaluation where a gold answer is looked at. The second answer has a chat of its own, not the
-    first one's: it has to read like a solution, not like a correction.
-
-    Returns
-    -------
-    Transcript
-        Of one agent in two rounds. Without a second answer its turn is empty.
+    The only place before evaluation where a gold answer is looked at. The second answer has a chat of its own, as it
+    has to read like a solution, not like a correction; without one its turn is empty.
     """
     call, model = partial(respond, problem, protocol, engine), society.generators[0]
     first = await call(1, 0, "answer", [user(protocol.prompt("first", problem.question))], model)
@@ -232,11 +214,7 @@ async def debate_all(
 ) -> list[Transcript]:
     """Debate all problems at once, so that requests of all of them share the engine's batches.
 
-    Parameters
-    ----------
-    one
-        The coroutine that makes one problem's transcript. The debate is not shown the gold answers, which the
-        transcripts have anyway.
+    ``one`` makes one problem's transcript; the debate is not shown the gold answers, which transcripts have anyway.
     """
 
     async def transcript(problem: Problem) -> Transcript:
@@ -269,14 +247,6 @@ async def respond(
     if kind != "summary":
         cut_off = completion.finish_reason == "length"
         answer = protocol.grader.extract(completion.text, problem, protocol.answer_form, truncated=cut_off)
-    return Utterance(
-        kind,
-        round,
-        agent,
-        messages[-1]["content"],
-        completion.text,
-        answer,
-        completion.prompt_tokens,
-        completion.completion_tokens,
-        completion.finish_reason,
-    )
+    counts = completion.prompt_tokens, completion.completion_tokens
+    read, said = messages[-1]["content"], completion.text
+    return Utterance(kind, round, agent, read, said, answer, *counts, completion.finish_reason)

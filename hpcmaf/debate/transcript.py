@@ -32,10 +32,7 @@ def assistant(content: str) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One completion of a debate, with the user message it answered.
-
-    Without a prompt it is none: STaR needed no second answer, or the debate had ended and the agent keeps its answer,
-    or a judge had nothing to choose.
+    """One completion of a debate, with the user message it answered; without a prompt nobody was asked.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
 """Accuracy of a society on problems whose gold answers are known.
 
-What is measured says what it is: a name, N and M; means have standard errors, by the paper's rule. Pure functions of
-transcripts. Every problem counts, in every figure: one whose vote has no answer is wrong, it is never left out.
+What is measured says what it is: a name, N and M; means have standard errors, by the paper's rule. Every problem
+counts: one whose vote has no answer is wrong, it is never left out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any
 
 from hpcmaf.debate.consensus import consensus
 from hpcmaf.debate.health import Tally
@@ -58,48 +58,32 @@ def declared(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
     names = measures_of(len(rounds[0]["agents"]), len(rounds))
     return dict(metrics) | {
         "schema": SCHEMA,
-        "accuracy": {
-            name: dict(accuracy[_BY_POSITION[name]]) | {"agents": n, "rounds": m} for name, (n, m) in names.items()
-        },
+        "accuracy": {name: accuracy[_BY_POSITION[name]] | {"agents": n, "rounds": m} for name, (n, m) in names.items()},
         "scores": {key: scores[key] for key in ("problem_ids", "agreeing") if key in scores}
         | {name: scores[_BY_POSITION[name]] for name in names},
     }
 
 
-class Estimate(TypedDict):
-    """A mean over problems and its standard error, both as shares of one."""
-
-    value: float
-    se: float
-
-
-def estimate(scores: Iterable[float], scale: int = 1) -> Estimate:
-    """Mean and standard error of one score per problem.
-
-    Sums are exact, so the result does not depend on the order of the problems, not even in its last digit.
+def estimate(scores: Iterable[float], scale: int = 1) -> dict[str, float]:
+    """Mean and standard error of one score per problem, whatever the order of the problems.
 
     Parameters
     ----------
     scores
-        n numbers, one per problem: 0 or 1, a share, or how many of ``scale`` agents were right. Counting agents *per
-        problem* keeps the error honest: agents answering one problem are not independent.
+        n numbers, one per problem, at least one: 0 or 1, a share, or how many of ``scale`` agents were right. Agents
+        that answer one problem are not independent, so they are counted per problem.
     scale
         What counts as a full score.
 
     Returns
     -------
-    Estimate
-        ``value`` = mean / scale; ``se`` = population standard deviation
-        (ddof 0) / sqrt(n) / scale, the rule of the paper's tables.
-
-    Raises
-    ------
-    ValueError
-        There is no score.
+    dict
+        ``value`` = mean / scale; ``se`` = population standard deviation (ddof 0) / sqrt(n) / scale, the rule of the
+        paper's tables.
     """
     scores = list(scores)
     mean, deviation = statistics.mean(scores), statistics.pstdev(scores)
-    return Estimate(value=mean / scale, se=deviation / math.sqrt(len(scores)) / scale)
+    return {"value": mean / scale, "se": deviation / math.sqrt(len(scores)) / scale}
 
 
 def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, method: str, task: str) -> dict[str, Any]:
@@ -108,8 +92,7 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
     Parameters
     ----------
     transcripts
-        Debates of the held-out problems, each with ``problem.gold``; read once, so a store may stream them. All of one
-        shape, N agents by M rounds.
+        Debates of N agents in M rounds, each with ``problem.gold``; read once, so a store may stream them.
     seed, iteration
         Of the run; they decide tied votes, as in selection.
     method, task
@@ -118,42 +101,31 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
     Returns
     -------
     dict
-        The content of ``metrics.json``; ``pseudo_labels`` is ``None`` (see
-        :func:`pseudo_label_accuracy`). With n problems:
+        The content of ``metrics.json``. With n problems:
 
         ``accuracy``
-            ``answer``: agent 0 in round 1; ``vote@1``: the vote of round 1;
-            ``vote@M``: the vote of round M; those that these debates have,
-            see :func:`measures_of`. Each
-            ``{"agents", "rounds", "value", "se"}``, se = population std
-            (ddof 0) / sqrt(n).
+            ``answer``: agent 0 in round 1; ``vote@1``: the vote of round 1; ``vote@M``: the vote of round M; those
+            that these debates have, see :func:`measures_of`. Each ``{"agents", "rounds", "value", "se"}``.
         ``rounds``
-            Per round: each agent, the mean over agents (its error taken over
-            problems), and the vote.
-        ``consensus``
-            Mean share of agents whose final answer is equivalent to the final
-            vote (paper, section on diversity): (a, a, b) counts 2/3; a
-            debate without any answer counts 0.
-        ``diversity``
-            1 - consensus, with its error over problems.
-        ``unparsable``, ``tied``
-            Share of the n * N final answers without an answer; share of the
-            n final votes without a unique winner.
-        ``cut_off``, ``tokens_per_answer``, ``unanimous``
+            Per round: each agent, the mean over agents (its error taken over problems), and the vote.
+        ``consensus``, ``diversity``
+            Mean share of agents whose final answer is the final vote's (paper, section on diversity): (a, a, b) counts
+            2/3, a debate without any answer 0. Diversity is 1 - consensus, with its error over problems.
+        ``unparsable``, ``tied``, ``cut_off``, ``tokens_per_answer``, ``unanimous``
             See :class:`hpcmaf.debate.health.Health`.
+        ``pseudo_labels``
+            ``None``, see :func:`pseudo_label_accuracy`.
         ``scores``
-            Problem ids and, per measure, a string of n characters 0 or 1, for
-            paired tests. ``agreeing``: per problem, how many agents' final
-            answers are the final vote's.
+            Problem ids and, per measure, a string of n characters 0 or 1, for paired tests. ``agreeing``: per problem,
+            how many agents' final answers are the final vote's.
 
     Raises
     ------
     DataError
         No debate at all, a problem without gold or twice, or debates of different shape.
     """
-    ids: dict[str, None] = {}
-    # Of each problem: per round which agents' answers are right and whether the vote is; the final vote's agents.
-    right, voted, agreeing = [], [], []
+    # Of each problem: id, per round which agents' answers are right and whether the vote is, the final vote's agents.
+    ids, right, voted, agreeing = dict[str, None](), [], [], []
     tally = Tally()
     agents = rounds = 0
     for transcript in transcripts:
@@ -208,21 +180,13 @@ def score(transcripts: Iterable[Transcript], *, seed: int, iteration: int, metho
 
 
 def pseudo_label_accuracy(transcripts: Iterable[Transcript], seed: int, iteration: int) -> dict[str, Any] | None:
-    """How often the training debate's own vote was right; reported, never used.
-
-    Parameters
-    ----------
-    transcripts
-        Training debates, with gold answers where there are any.
-    seed, iteration
-        Of the run, as in selection: these are the very labels trained on.
+    """How often training debates' own votes, the very labels trained on, were right; reported, never used.
 
     Returns
     -------
     dict or None
-        ``problems``: those with a gold answer; ``value``, ``se``: share of
-        *all* of them whose label is right, a problem without a label counting
-        as wrong. ``None`` where no problem has a gold answer.
+        ``problems``: those with a gold answer; ``value``, ``se``: share of *all* of them whose label is right, none
+        counting as wrong. ``None`` where no problem has a gold answer.
     """
     debates = (transcript for transcript in transcripts if transcript.problem.gold is not None)
     right = [one.right(consensus(one, one.rounds, seed, iteration).answer) for one in debates]

@@ -1,8 +1,7 @@
 """Is a run still learning? What can be seen without gold answers, and the alarm that it raises.
 
-Training on one's own votes raises accuracy until votes are wrong together. Of
-each iteration ``signals.json`` keeps what its evaluation debates show without
-their gold answers; how far that has moved from the iterations before is an
+Training on one's own votes raises accuracy until votes are wrong together. Of each iteration ``signals.json`` keeps
+what its evaluation debates show without their gold answers; how far that has moved from the iterations before is an
 :class:`Reading`, and what has moved too far is its ``alarm``.
 """
 
@@ -52,10 +51,9 @@ class Reading:
     length
         Tokens of a last response.
     flips
-        Share of problems on which all agents agree, as the iteration before,
-        and on another answer; ``None`` for the first.
+        Share of problems on which all agents agree, as the iteration before, and on another answer.
     overruled
-        Of the problems on which the base's agents all agreed, the share with another vote now; ``None`` for the first.
+        Of the problems on which the base's agents all agreed, the share with another vote now.
     alarm
         What has moved too far, in words; empty while all is well.
     """
@@ -70,15 +68,7 @@ class Reading:
 
 
 def signals(transcripts: Iterable[Transcript], *, seed: int, iteration: int) -> dict[str, Any]:
-    """The content of ``signals.json``; gold answers are not looked at.
-
-    Parameters
-    ----------
-    transcripts
-        At least one evaluation debate.
-    seed, iteration
-        Of the run; they decide tied votes.
-    """
+    """The content of ``signals.json`` of at least one evaluation debate; gold answers are not looked at."""
     ids, votes, agreed, turns, answers, agreeing = [], [], [], [], [], 0
     for transcript in transcripts:
         vote = consensus(transcript, transcript.rounds, seed, iteration)

@@ -27,13 +27,7 @@ Likelihoods = Mapping[tuple[int | None, int], Sequence[float]]
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """A base that scores responses, and its agents' models with it.
-
-    Attributes
-    ----------
-    served
-        Whose models those are.
-    """
+    """A base that scores responses, and its agents' models (``served``) with it."""
 
     engine: Engine
     chat: ChatFormat
@@ -44,7 +38,7 @@ class Scorer:
         return self is other or self.chat.tokenizer.get_vocab() == other.chat.tokenizer.get_vocab()
 
 
-def scorer_of(model: str | None, scorers: Sequence[Scorer]) -> tuple[Scorer, str | None]:
+def _scorer_of(model: str | None, scorers: Sequence[Scorer]) -> tuple[Scorer, str | None]:
     """The base of an agent's model, and the model's name there; ``None`` where the agent speaks with the base."""
     for one in scorers:
         if model in one.served.agents or model in one.served.copies:
@@ -70,8 +64,6 @@ def measure(
         At least one, of N agents each.
     served, society
         The models that debated, base by base, and which agent has which.
-    iteration
-        Of the run.
     encoder
         Folder or hub id of a sentence encoder; ``None`` for the base model's own states.
     device
@@ -84,22 +76,20 @@ def measure(
     dict
         The content of ``diversity.json``. ``measures``: each with its mean over problems, standard error, and how many
         problems had it (others had too few responses); ``null`` where none had. ``unscored``: responses without a
-        token, or too long to be scored. ``other_vocabulary``: pairs of agents that have no likelihoods of each other's
-        responses, where there are any.
+        token, or too long. ``other_vocabulary``: pairs of agents without likelihoods of each other's responses.
     """
     from hpcmaf.engines.transformers_engine import TransformersEngine
 
     engines = [TransformersEngine(one, device=device, batch_size=batch_size) for one in served]
     scorers = [Scorer(engine, engine.prompts.chat, one) for engine, one in zip(engines, served, strict=True)]
     try:
-        found = asyncio.run(score_all(transcripts, society, scorers))
+        found = asyncio.run(_score_all(transcripts, society, scorers))
     finally:
         for engine in engines:
             engine.close()
-    texts = [turn.spoken for one in transcripts for turn in one.answers[one.ended - 1]]
+    texts, first = [turn.spoken for one in transcripts for turn in one.answers[one.ended - 1]], served[0]
     # A revision names a state of the base, not of another encoder.
-    first = served[0]
-    source = {**first.source, "revision": None if encoder else first.revision}
+    source = first.source | {"revision": None if encoder else first.revision}
     vectors = embed(texts, encoder or first.base, engines[0].device, dtype=first.dtype, **source)
     measures: dict[str, Iterable[float | None]] = {
         "embedding": map(dissimilarity, np.split(vectors, len(transcripts))),
@@ -107,7 +97,7 @@ def measure(
         "kl_agents": map(kl_between, found),
         "kl_base": map(kl_to_base, found),
     }
-    pairs = combinations((scorer_of(name, scorers)[0] for name in society.critics), 2)
+    pairs = combinations((_scorer_of(name, scorers)[0] for name in society.critics), 2)
     apart = sum(not one.scores(other) for one, other in pairs)
     known = {name: [value for value in values if value is not None] for name, values in measures.items()}
     return {
@@ -123,35 +113,28 @@ def measure(
 # --- what agents' models think of each other's responses ---
 
 
-async def score_all(
-    transcripts: Sequence[Transcript], society: Society, scorers: Sequence[Scorer]
-) -> list[Likelihoods]:
-    """Score every final response under every agent of the last round, and under its own agent's base.
-
-    Agents that share a model share the work: before the first iteration there is one model, and each response is scored
-    once. Agents of another vocabulary do not score a response: its tokens are none of theirs.
-    """
-    return list(await asyncio.gather(*(_score(one, society, scorers) for one in transcripts)))
+async def _score_all(transcripts: Sequence[Transcript], society: Society, scorers: Sequence[Scorer]) -> Any:
+    return await asyncio.gather(*(_score(one, society, scorers) for one in transcripts))
 
 
 async def _score(transcript: Transcript, society: Society, scorers: Sequence[Scorer]) -> Likelihoods:
+    """Score final responses under every agent of the last round with their vocabulary, and under their own base."""
     names = society.critics if transcript.ended > 1 else society.generators
-    speakers = [scorer_of(name, scorers) for name in names[: transcript.agents]]
+    speakers = [_scorer_of(name, scorers) for name in names[: transcript.agents]]
     judged: dict[tuple[int | None, int], tuple[Scorer, str | None, int]] = {}
     for i, (own, _) in enumerate(speakers):
         judged[None, i] = own, None, i
         judged |= {(j, i): (judge, model, i) for j, (judge, model) in enumerate(speakers) if judge.scores(own)}
+    # Agents that share a model share the work.
     wanted = list(dict.fromkeys(judged.values()))
-    scored = await asyncio.gather(*(response_likelihoods(transcript, i, model, judge) for judge, model, i in wanted))
+    scored = await asyncio.gather(*(_likelihoods(transcript, i, model, judge) for judge, model, i in wanted))
     found = dict(zip(wanted, scored, strict=True))
     # Two tokenizers of one vocabulary may still split a text differently.
     lengths = {i: len(found[judged[i, i]]) for i in range(len(speakers))}
     return {(j, i): found[key] for (j, i), key in judged.items() if found[key] and len(found[key]) == lengths[i]}
 
 
-async def response_likelihoods(
-    transcript: Transcript, agent: int, model: str | None, judge: Scorer
-) -> tuple[float, ...]:
+async def _likelihoods(transcript: Transcript, agent: int, model: str | None, judge: Scorer) -> Sequence[float]:
     """Log-likelihoods of a final response's tokens under a judge's model; none where it does not fit the context."""
     messages = tuple(transcript.conversation(agent, transcript.ended))
     key = f"{transcript.problem.id}/diversity/{agent}/{model}"
@@ -172,10 +155,7 @@ def _scored(found: Likelihoods) -> list[int]:
 
 
 def nll_under_others(found: Likelihoods) -> float | None:
-    """Mean negative log-likelihood, in nats per token, of the others' responses under one agent.
-
-    Averaged over which agent that is (paper: NLL under a held-out critic).
-    """
+    """Mean negative log-likelihood, in nats per token, of the others' responses under each agent in turn."""
     values = []
     for judge in _scored(found):
         tokens = [value for i in _scored(found) if i != judge for value in found.get((judge, i), ())]
@@ -187,9 +167,8 @@ def nll_under_others(found: Likelihoods) -> float | None:
 def kl_between(found: Likelihoods) -> float | None:
     """KL divergence between agents, per token: mean over ordered pairs.
 
-    Estimated on the responses: the mean over an agent's own tokens of log p_own - log p_other. Unbiased where tokens
-    are drawn from p_own; with top-p below 1 or another temperature they are not quite, so compare values of one
-    sampling only. May come out below zero.
+    Estimated by the mean over an agent's own tokens of log p_own - log p_other, unbiased where tokens are drawn from
+    p_own: compare values of one sampling only. May come out below zero.
     """
     return _divergence(found, [(i, j) for i in _scored(found) for j in _scored(found) if i != j])
 
@@ -217,8 +196,7 @@ def dissimilarity(vectors: np.ndarray) -> float | None:
     Parameters
     ----------
     vectors
-        One per agent, ``float[N, d]``. A response without a token has no
-        direction: its vector is zero, and it takes part in no pair.
+        One per agent, ``float[N, d]``; zero of a response without a token, which takes part in no pair.
 
     Returns
     -------
@@ -231,15 +209,7 @@ def dissimilarity(vectors: np.ndarray) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def embed(
-    texts: Sequence[str],
-    path: str,
-    device: Any,
-    *,
-    dtype: str = "auto",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> np.ndarray:
+def embed(texts: Sequence[str], path: str, device: Any, *, dtype: str = "auto", **source: Any) -> np.ndarray:
     """Vectors of texts: the last hidden states of any transformers model, averaged over tokens.
 
     Of an encoder-decoder such as T5 (the paper's T5-3B) only the encoder is used. A causal model's own states work too,
@@ -247,12 +217,8 @@ def embed(
 
     Parameters
     ----------
-    path
-        The model's folder or hub id.
-    device
-        As torch names it.
-    revision
-        Of a hub id: branch, tag or commit.
+    path, source
+        The model's folder or hub id, and keyword arguments of ``from_pretrained``, such as ``revision``.
 
     Returns
     -------
@@ -268,7 +234,6 @@ def embed(
     from transformers import AutoModel, AutoTokenizer
 
     try:
-        source = {"revision": revision, "trust_remote_code": trust_remote_code}
         tokenizer = AutoTokenizer.from_pretrained(path, **source)
         model = AutoModel.from_pretrained(path, dtype=dtype, **source)
     except Exception as error:  # whatever the many kinds of models raise

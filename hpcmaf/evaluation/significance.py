@@ -28,8 +28,7 @@ class Comparison(NamedTuple):
     p
         Exact two-sided p-value: McNemar's for one pair; for several the same idea, see :func:`sign_flip_test`.
     pairs
-        How many pairs of runs. The interval and the test speak about these
-        trained models, not about training once more.
+        How many pairs of runs. Interval and test speak about these trained models, not about training once more.
     """
 
     difference: float
@@ -47,9 +46,8 @@ def compare(pairs: Sequence[tuple[Mapping[str, int], Mapping[str, int]]], scale:
     Parameters
     ----------
     pairs
-        Of each pair of runs (such as those of one seed) the outcomes of ``a`` and of ``b``: problem id to right or
-        wrong, or to any other whole number, such as how many agents disagree; gained and lost are then problems whose
-        number is higher, is lower.
+        Of each pair of runs the outcomes of ``a`` and of ``b``: problem id to right or wrong, or to any other whole
+        number, such as how many agents disagree; gained and lost are then problems whose number is higher, is lower.
     scale
         What counts as a full score.
 
@@ -82,11 +80,8 @@ def compare(pairs: Sequence[tuple[Mapping[str, int], Mapping[str, int]]], scale:
 
 
 def _bootstrap(sums: Mapping[tuple[int, int], int], resamples: int = RESAMPLES) -> tuple[float, float]:
-    """95 % percentile interval of sum(net) / sum(count) over resampled problems.
-
-    Problems with the same net and count are alike, so how many of each kind a
-    resample holds is multinomial: drawing that is drawing problems.
-    """
+    """95 % percentile interval of sum(net) / sum(count) over resampled problems."""
+    # Problems with the same net and count are alike, so drawing how many of each kind a resample holds is drawing them.
     kinds = sorted(sums)
     counts = np.array([sums[kind] for kind in kinds])
     net, size = np.array(kinds).T
@@ -99,15 +94,10 @@ def _bootstrap(sums: Mapping[tuple[int, int], int], resamples: int = RESAMPLES) 
 def mcnemar(a_only: int, b_only: int) -> float:
     """P-value of the exact McNemar test, two-sided.
 
-    Under the null hypothesis each problem that exactly one of two methods got right is a fair coin, so the smaller
-    count is binomial(n, 1/2). Whole numbers until the last division: right for any n, also where floating-point
-    binomial terms underflow.
-
-    Parameters
-    ----------
-    a_only, b_only
-        Problems that only one of the two got right; the others say nothing.
+    Under the null hypothesis each problem that exactly one of two methods got right (``a_only``, ``b_only``) is a fair
+    coin, so the smaller count is binomial(n, 1/2).
     """
+    # Whole numbers until the last division, as binomial terms underflow.
     n = a_only + b_only
     term = tail = 1
     for k in range(1, min(a_only, b_only) + 1):
@@ -119,24 +109,15 @@ def mcnemar(a_only: int, b_only: int) -> float:
 def sign_flip_test(nets: Mapping[int, int]) -> float:
     """Exact two-sided test that a problem's net gain is as likely as the loss of the same size.
 
-    Under the null hypothesis the two methods are exchangeable within each problem, over all seeds at once, so the sign
-    of every problem's net is a fair coin and problems are independent. With one seed nets are -1, 0, 1 and this is the
-    exact McNemar test.
-
-    Parameters
-    ----------
-    nets
-        Net gain of a problem to the number of problems with it.
+    Under the null hypothesis the sign of every problem's net, over all seeds at once, is a fair coin. With one seed
+    nets are -1, 0, 1 and this is the exact McNemar test. ``nets`` counts the problems with a net gain.
     """
-    sizes: Counter[int] = Counter()
-    for net, count in nets.items():
-        if net and count:
-            sizes[abs(net)] += count
-    if set(sizes) <= {1}:
+    sizes = {size: nets.get(size, 0) + nets.get(-size, 0) for size in sorted({*map(abs, nets)} - {0})}
+    if sizes.keys() <= {1}:
         return mcnemar(nets.get(-1, 0), nets.get(1, 0))
     # The sum is 2 * (what falls on the positive side) - total.
     chances = np.ones(1)
-    for size, count in sorted(sizes.items()):
+    for size, count in sizes.items():
         ways = np.zeros(size * count + 1)
         # Exact whole numbers, rounded once.
         half = 1 << count
@@ -151,27 +132,17 @@ def sign_flip_test(nets: Mapping[int, int]) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for the size of their family (Holm, 1979).
 
-    Rejecting where the adjusted value is at most alpha keeps the chance of any
-    false rejection in the family at most alpha, whatever the dependence.
+    Rejecting where the adjusted value is at most alpha keeps the chance of any false rejection in the family at most
+    alpha, whatever the dependence.
     """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, i in enumerate(order):
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = highest
     return adjusted
 
 
 def outcomes(metrics: Mapping[str, Any], measure: str) -> dict[str, bool]:
-    """Per-problem outcomes of one measure, from the dict ``score`` returns.
-
-    Parameters
-    ----------
-    metrics
-        Content of a ``metrics.json``.
-    measure
-        Its name, see :data:`hpcmaf.evaluation.accuracy.MEASURES`.
-    """
+    """Which problems are right by a measure, from the content of a ``metrics.json``."""
     scores = metrics["scores"]
     return {problem: mark == "1" for problem, mark in zip(scores["problem_ids"], scores[measure], strict=True)}

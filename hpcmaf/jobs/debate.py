@@ -21,7 +21,8 @@ from hpcmaf.engines.journal import Journal
 from hpcmaf.errors import StopRequested
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.jobs.serving import adapter_room, models_of, served_models, society_of, voting_weights
-from hpcmaf.store import StoreInfo, write_store
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.writer import write_store
 from hpcmaf.tasks import get_task
 from hpcmaf.tasks.grader import grader_of
 from hpcmaf.tasks.prompts import PromptSet

@@ -22,7 +22,7 @@ from hpcmaf.jobs.debate import Watch, protocol_of
 from hpcmaf.jobs.serving import served_models, society_of
 from hpcmaf.seeding import derive_seed
 from hpcmaf.selection.balance import likelihood_weights
-from hpcmaf.store import Store
+from hpcmaf.store.reader import Store
 
 
 def on_policy_data(context: TaskContext, *, goes_on: bool) -> Path:

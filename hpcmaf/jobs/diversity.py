@@ -14,7 +14,7 @@ from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.serving import served_models, society_of
 from hpcmaf.run.directory import RunDir
 from hpcmaf.seeding import derive_seed
-from hpcmaf.store import Store
+from hpcmaf.store.reader import Store
 
 
 def measure_run(

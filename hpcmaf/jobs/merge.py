@@ -7,7 +7,7 @@ import time
 from hpcmaf.debate.health import health_report, selected
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.selection.select import write_selection
-from hpcmaf.store import merge
+from hpcmaf.store.merge import merge
 
 
 def merge_shards(context: TaskContext, kind: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 from hpcmaf.debate.health import evaluated, health_report, scarce, selected
-from hpcmaf.evaluation import pseudo_label_accuracy, score
+from hpcmaf.evaluation.accuracy import pseudo_label_accuracy, score
 from hpcmaf.evaluation.alarm import best, readings, rung, signals
 from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.context import TaskContext, peak_memory_bytes
 from hpcmaf.jobs.merge import merge_shards
-from hpcmaf.store import Store
+from hpcmaf.store.reader import Store
 
 
 def run_score(context: TaskContext) -> None:

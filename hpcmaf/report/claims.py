@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-from hpcmaf.evaluation import MEASURES
+from hpcmaf.evaluation.accuracy import MEASURES
 from hpcmaf.report.compare import Finding, Values, family, paired
-from hpcmaf.report.groups import Group
+from hpcmaf.report.groups import Group, together
 from hpcmaf.report.records import Run
 
 # Those the claims are about: the method, and one finetuned model in its place.
@@ -17,15 +17,10 @@ Read = Callable[[Run], Values | None]
 
 
 def claims(groups: Sequence[Group]) -> list[Finding]:
-    """Test the paper's claims wherever there are both the method and its single-agent counterpart, of one N and M.
-
-    Where several recipes of one of them differ in more than their seeds,
-    nothing says which is meant, and nothing is claimed.
-    """
+    """Test the paper's claims wherever there is one recipe of the method and of its single-agent counterpart each."""
     found: list[Finding] = []
-    own = [group for group in groups if not group.any.transferred]
-    for setting in dict.fromkeys(map(_setting, own)):
-        here = [group for group in own if _setting(group) == setting]
+    own = (group for group in groups if not group.any.transferred)
+    for setting, here in together(own, lambda group: (*group.place, *group.any.size)).items():
         many, one = ([group for group in here if group.any.method.name == name] for name in (MANY, ONE))
         if len(many) == len(one) == 1 and any(t > 0 for t in _shared(*many, *one)):
             facts = dict(zip(("evaluated_on", "model", "agents", "rounds"), setting))
@@ -36,10 +31,6 @@ def claims(groups: Sequence[Group]) -> list[Finding]:
             # Of other problems there is no test.
             found += family([test for test in tests if test.result])
     return found
-
-
-def _setting(group: Group) -> tuple[str, str, int, int]:
-    return *group.place, *group.any.size
 
 
 def _shared(a: Group, b: Group) -> set[int]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.errors import DataError, UsageError
-from hpcmaf.evaluation import Comparison, compare, holm, measures_of
-from hpcmaf.report.groups import Group
+from hpcmaf.evaluation.accuracy import measures_of
+from hpcmaf.evaluation.significance import Comparison, compare, holm
+from hpcmaf.report.groups import Group, together
 from hpcmaf.report.records import Iteration, Run
 
 # A difference is one where the adjusted p is below this.
@@ -26,16 +28,14 @@ class Finding:
 
     Attributes
     ----------
-    text
-        What is compared.
+    text, facts
+        What is compared, in words and for programs.
+    verdicts
+        What holds where the one is above the other, and where it is below.
     result
         ``None`` where there is no test; ``fault`` says why.
     p_holm
         Adjusted for all tests of its family.
-    facts
-        What is compared, for programs.
-    verdicts
-        What holds where the one is above the other, and where it is below.
     group
         Of a recipe against the baseline: the recipe.
     """
@@ -102,15 +102,7 @@ def paired(group: Group, other: Group) -> list[tuple[Run, Run]]:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What all are compared with.
-
-    Attributes
-    ----------
-    groups
-        Of each task evaluated on and model at most one, which answers in its own way; empty for the base.
-    measure
-        How the base answers.
-    """
+    """What all are compared with: of each task and model at most one group, or the base that answers by a measure."""
 
     name: str
     groups: tuple[Group, ...] = ()
@@ -139,8 +131,7 @@ def find_baseline(name: str, groups: Sequence[Group]) -> Baseline:
     if name in OF_THE_BASE:
         return OF_THE_BASE[name]
     found = []
-    for place in dict.fromkeys(group.place for group in groups):
-        here = [group for group in groups if group.place == place]
+    for here in together(groups, attrgetter("place")).values():
         called = [group for group in here if name in (group.label, group.line, *(run.name for run in group.runs))]
         methods = [group for group in here if group.any.method.name == name]
         found += called or [group for group in methods if not group.any.transferred] or methods
@@ -158,21 +149,19 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Finding]:
 
     Runs are paired by seed; where seeds do not pair, by problems. The baseline gives the iteration that its alarm kept,
     or its last one up to the recipe's own, so that no method is compared with a society that was trained for longer;
-    what is not trained is the same in every iteration, and is compared with the last. What was trained on another task
-    is tested with the rest, as long as it was evaluated on the same problems. The base is taken from any run whose
-    iteration 0 has it, see :func:`shows_base`; where none has, there is no test. Holm's adjustment covers the recipes
-    evaluated on one task with one model.
+    what is not trained is compared with the last. The base is taken from any run whose iteration 0 has it, see
+    :func:`shows_base`; where none has, there is no test. Holm's adjustment covers the recipes evaluated on one task
+    with one model.
     """
     found: list[Finding] = []
-    for place in dict.fromkeys(group.place for group in groups):
-        here = [group for group in groups if group.place == place and group.final]
-        other = next((group for group in baseline.groups if group.place == place), None)
+    for here in together(groups, attrgetter("place")).values():
+        other = next((group for group in baseline.groups if group in here), None)
         if other is None and baseline.groups:
             continue
-        runs = [run for group in groups if group.place == place for run in group.runs]
+        runs = [run for group in here for run in group.runs]
         tests = []
         for group in here:
-            if group is not other and not _is_base(group, baseline.measure):
+            if group.final and group is not other and not _is_base(group, baseline.measure):
                 pairs = _theirs(group, other) if other else _bases(group, runs, baseline.measure)
                 tests.append(_test(group, pairs, baseline))
         found += family(tests)
@@ -180,21 +169,13 @@ def against(baseline: Baseline, groups: Sequence[Group]) -> list[Finding]:
 
 
 def gains(groups: Sequence[Group]) -> list[Finding]:
-    """Test each recipe's final iteration against every way of the base to answer that was measured.
-
-    One answer has no vote and no debate of its own, so it has one test.
-    """
+    """Test each recipe's final iteration against every way of the base to answer that was measured."""
     ways = reversed(OF_THE_BASE.values())
     return family([one for way in ways for one in against(way, groups) if one.result])
 
 
 def shows_base(run: Run, measure: str) -> bool:
-    """Whether a run's iteration 0 measures how the plain base answers.
-
-    Nobody is trained yet, so that is up to the method's prompts and sampling: its first answers are the base's own
-    unless they begin with an ID or are drawn at another temperature, and its debate is, if critics also dispute a
-    summary.
-    """
+    """Whether a run's iteration 0 measures how the plain base answers: by prompts and sampling as of method debate."""
     base = run.at(0)
     fields = ["ids", "temperature", *(["summaries", "critic_style"] if measure == "vote@M" else [])]
     alike = all(getattr(run.method, field) == getattr(METHODS["debate"], field) for field in fields)

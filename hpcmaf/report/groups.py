@@ -5,45 +5,28 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypeVar
 
 from hpcmaf.report.records import Iteration, Run
 from hpcmaf.report.table import NONE
 
+Item = TypeVar("Item")
 # Behind a method that is defined by hints, where its prompts have no words for one.
 NO_HINT = " (no hint)"
 # What may differ between two runs of the same experiment.
 FREE = {"seed", "iterations", "early_stop", "name", "description"}
 
-
-class Point(TypedDict):
-    """One value at one iteration, over the runs of a group.
-
-    ``value`` is the mean over ``runs``; ``low`` and ``high`` are the lowest and the highest run. ``se`` is the standard
-    error over problems, the root mean square of the runs' own: it says how far a single run's evaluation set may
-    mislead, not how much runs differ.
-    """
-
-    value: float
-    se: float
-    low: float
-    high: float
-    runs: int
+# A value at an iteration: mean (``value``), lowest (``low``) and highest (``high``) of so many ``runs``. ``se`` is the
+# standard error over problems, the root mean square of the runs' own: it says how far a single run's evaluation set may
+# mislead, not how much runs differ.
+Point = Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Group:
-    """Runs of one recipe.
-
-    Attributes
-    ----------
-    label
-        What sets it apart from all other groups.
-    recipe
-        The same without its task and model: what it is called everywhere.
-    """
+    """Runs of one recipe; a label sets it apart from all others, and ``recipe`` is that without task and model."""
 
     label: str
     recipe: str
@@ -72,10 +55,7 @@ class Group:
 
     @property
     def complete(self) -> list[int]:
-        """Iterations evaluated in every run that has begun.
-
-        A mean over fewer runs than the iteration before has would jump for no reason of the method's.
-        """
+        """Iterations evaluated in every run that has begun: a mean over fewer runs would jump for no good reason."""
         begun = [{iteration.number for iteration in run.evaluated} for run in self.runs if run.evaluated]
         return sorted(set.intersection(*begun)) if begun else []
 
@@ -108,29 +88,24 @@ class Group:
         if not found:
             return None
         values = [one["value"] for one in found]
-        return Point(
-            value=statistics.fmean(values),
-            se=math.sqrt(math.fsum(one["se"] ** 2 for one in found) / len(found)),
-            low=min(values),
-            high=max(values),
-            runs=len(values),
-        )
+        se = math.sqrt(math.fsum(one["se"] ** 2 for one in found) / len(found))
+        spread = {"low": min(values), "high": max(values), "runs": len(values)}
+        return {"value": statistics.fmean(values), "se": se, **spread}
+
+
+def together(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
+    """Items by what a key says of them, in the order in which they come."""
+    found: dict[Any, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Put runs of the same recipe together and name the groups.
-
-    Returns
-    -------
-    list of Group
-        In the order of their names; runs in the order of seed and name.
-    """
-    members: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.recipe.seed, run.name)):
-        members.setdefault(json.dumps(_fixed(run), sort_keys=True), []).append(run)
-    alike: dict[tuple[str, ...], list[list[Run]]] = {}
-    for group in members.values():
-        alike.setdefault(setting(group[0]), []).append(group)
+    """Put runs of the same recipe together and name the groups; runs stand in the order of seed and name."""
+    ordered = sorted(runs, key=lambda run: (run.recipe.seed, run.name))
+    members = together(ordered, lambda run: json.dumps(_fixed(run), sort_keys=True)).values()
+    alike = together(members, lambda group: setting(group[0]))
     differs = [len(set(values)) > 1 for values in zip(*alike, strict=True)]
     found = []
     for (method, *others), twins in alike.items():
@@ -161,7 +136,12 @@ def _choices(runs: Sequence[Run]) -> list[str]:
     """Recipe keys in which runs differ, such as ``mix=cap``."""
     flat = [_flatten(_fixed(run)) for run in runs]
     keys = [key for key in sorted(set().union(*flat)) if len({repr(recipe.get(key)) for recipe in flat}) > 1]
-    return [", ".join(f"{key.rpartition('.')[2]}={recipe[key]}" for key in keys if key in recipe) for recipe in flat]
+    return [", ".join(f"{_short(key)}={recipe[key]}" for key in keys if key in recipe) for recipe in flat]
+
+
+def _short(key: str) -> str:
+    first, *_, last = parts = key.split(".")
+    return f"agent {parts[1]} {last}" if first == "agents" else last
 
 
 def _flatten(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

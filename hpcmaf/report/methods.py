@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from hpcmaf.report.compare import LEVEL, Finding
-from hpcmaf.report.groups import NO_HINT, Group, Point
+from hpcmaf.report.groups import NO_HINT, Group, Point, together
 from hpcmaf.report.table import NONE, Table, estimate, iteration_name, percent
 
 UNHINTED = (
@@ -29,10 +29,8 @@ class Row(NamedTuple):
 def method_tables(rows: Sequence[Row], baseline: str | None) -> list[Table]:
     """Of each model its recipes, and a column for every task that they are evaluated on: what goes into a paper."""
     quoted = any(row.paper is not None for row in rows)
-    return [
-        _table([row for row in rows if row.group.place[1] == model], model, baseline, quoted)
-        for model in dict.fromkeys(row.group.place[1] for row in rows)
-    ]
+    models = together(rows, lambda row: row.group.place[1])
+    return [_table(found, model, baseline, quoted) for model, found in models.items()]
 
 
 def _table(found: Sequence[Row], model: str, baseline: str | None, reference: bool) -> Table:
@@ -83,14 +81,7 @@ ROLLOUT = {"debate", "merge", "finetune"}
 
 
 def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Sum rows of a ``ledger.json``; a value that does not apply to a stage may be absent or null.
-
-    Returns
-    -------
-    dict
-        Tokens and calls; ``wall_seconds`` and ``gpu_seconds`` added up over jobs, so that jobs running side by side
-        count each; the highest ``peak_memory_bytes`` of any.
-    """
+    """Sum rows of a ``ledger.json``, seconds over jobs too; of ``peak_memory_bytes`` it is the highest."""
     rows = list(rows)
     sums: dict[str, float] = {name: sum(row.get(name) or 0 for row in rows) for name in SUMMED}
     return sums | {PEAK: max((row.get(PEAK) or 0 for row in rows), default=0)}
@@ -99,8 +90,8 @@ def total(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def spent(group: Group) -> dict[str, float] | None:
     """What a recipe cost up to its final iteration: means over its ``runs`` with whole ledgers; ``None`` without any.
 
-    ``generated`` and ``trained`` tokens, ``gpu_seconds`` and ``wall_seconds``
-    of what made the models; ``answering``: tokens per evaluation problem.
+    ``generated`` and ``trained`` tokens, ``gpu_seconds`` and ``wall_seconds`` of what made the models; ``answering``:
+    tokens per evaluation problem.
     """
     found = []
     for run, final in group.final.items():
@@ -122,30 +113,32 @@ def _tokens(cost: Mapping[str, float]) -> float:
 
 def cost_table(group: Group) -> Table:
     """Tokens and time per iteration, of a recipe with a single run."""
-    rows = []
-    for t, ledger in sorted(group.any.ledgers.items() if len(group.runs) == 1 else ()):
-        bases = sorted({row["base"] for row in ledger if row.get("base")})
+    rows, ledgers = [], sorted(group.any.ledgers.items() if len(group.runs) == 1 else ())
+    found = sorted({row["base"] for _, ledger in ledgers for row in ledger if row.get("base")})
+    bases = found if len(found) > 1 else []
+    for t, ledger in ledgers:
         parts = {f", {PurePath(base).name}": [row for row in ledger if row.get("base") == base] for base in bases}
         for mark, part in ({"": ledger} | parts).items():
             cost = total(part)
             tokens = (f"{int(cost[name]):,}" for name in ("prompt_tokens", "completion_tokens", "training_tokens"))
             peak = f"{cost[PEAK] / 2**30:.2f}" if cost[PEAK] else NONE
-            rows.append((f"{iteration_name(t)}{mark}", *tokens, f"{cost['wall_seconds']:,.1f}", _seconds(cost), peak))
+            seconds = _seconds(cost, "wall_seconds"), _seconds(cost, "gpu_seconds")
+            rows.append((f"{iteration_name(t)}{mark}", *tokens, *seconds, peak))
     header = ("iteration", "prompt tokens", "completion tokens", "training tokens", "wall s", "GPU s", "peak GiB")
     note = "Seconds are added up over jobs, also over those that ran side by side."
+    note += " Those of one base are of its finetuning: a job's debates are of all bases together." * bool(bases)
     return Table(f"{group.any.name}: cost", header, tuple(rows), note)
 
 
-def _seconds(cost: Mapping[str, float]) -> str:
-    return f"{cost['gpu_seconds']:,.1f}" if cost["gpu_seconds"] else NONE
+def _seconds(cost: Mapping[str, float], name: str) -> str:
+    return f"{cost[name]:,.1f}" if cost[name] else NONE
 
 
 def method_cost_table(groups: Iterable[Group]) -> Table:
     """Tokens and time per method, and accuracy beside it."""
     rows = []
     for group in groups:
-        cost = spent(group)
-        if cost is None:
+        if (cost := spent(group)) is None:
             continue
         point, answering = group.point(), cost["answering"]
         rows.append(
@@ -154,8 +147,8 @@ def method_cost_table(groups: Iterable[Group]) -> Table:
                 group.ended,
                 estimate(point),
                 *(f"{cost[name]:,.0f}" for name in ("generated", "trained")),
-                _seconds(cost),
-                f"{cost['wall_seconds']:,.1f}",
+                _seconds(cost, "gpu_seconds"),
+                _seconds(cost, "wall_seconds"),
                 f"{answering:,.0f}",
                 f"{1e5 * point['value'] / answering:,.1f}" if point and answering else NONE,
             )

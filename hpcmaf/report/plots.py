@@ -5,12 +5,13 @@ from __future__ import annotations
 import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpcmaf.evaluation import MEASURES
+from hpcmaf.evaluation.accuracy import MEASURES
 from hpcmaf.files.publish import atomic_path
-from hpcmaf.report.groups import Group, Point, common_title
+from hpcmaf.report.groups import Group, Point, common_title, together
 from hpcmaf.report.recipes import DIVERSITY
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def plots_of(groups: Sequence[Group]) -> list[Plot]:
 def _panels(groups: Sequence[Group], up: str, name: str | None, scale: float) -> list[Panel]:
     """Of one value a panel for each task and model, with a line for each recipe."""
     panels = []
-    for place in dict.fromkeys(group.place for group in groups):
-        title = " · ".join(place) if any(group.place != place for group in groups) else ""
-        lines = {group.line: _points(group, name) for group in groups if group.place == place}
+    for place, here in together(groups, attrgetter("place")).items():
+        title = " · ".join(place) if len(here) < len(groups) else ""
+        lines = {group.line: _points(group, name) for group in here}
         panels.append(Panel(title, up, scale, {line: points for line, points in lines.items() if points}))
     return [panel for panel in panels if panel.lines]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpcmaf.debate.health import VALUES, evaluated, health_warnings, selected, written
 from hpcmaf.debate.methods import METHODS
-from hpcmaf.evaluation import MEASURES
+from hpcmaf.evaluation.accuracy import MEASURES
 from hpcmaf.evaluation.alarm import alarm_line
 from hpcmaf.report.groups import Group, Point
 from hpcmaf.report.methods import cost_table

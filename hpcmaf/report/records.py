@@ -19,9 +19,9 @@ from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.health import Health, Share
 from hpcmaf.debate.methods import METHODS, Method
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import measures_of, outcomes, own_measure
-from hpcmaf.evaluation.accuracy import DIVERSITY_SCHEMA, SCHEMA, SCHEMAS, declared
+from hpcmaf.evaluation.accuracy import DIVERSITY_SCHEMA, SCHEMA, SCHEMAS, declared, measures_of, own_measure
 from hpcmaf.evaluation.alarm import Reading, readings
+from hpcmaf.evaluation.significance import outcomes
 from hpcmaf.files.publish import Amount, Count, Record, parse_json, read_bytes
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Plan
@@ -56,7 +56,6 @@ class _Scores(Record, extra="allow"):
 class Metrics(Health):
     """Of ``metrics.json``, of whatever version."""
 
-    schema_: Literal[SCHEMA] = Field(alias="schema")  # type: ignore[valid-type]
     iteration: Count
     method: str
     problems: int = Field(ge=1)
@@ -84,12 +83,11 @@ class Metrics(Health):
     @model_validator(mode="after")
     def _fits(self) -> Metrics:
         sizes = {name: (one.agents, one.rounds) for name, one in self.accuracy.items()}
-        marks, scores, agents = self.scores.__pydantic_extra__, self.scores, {len(one.agents) for one in self.rounds}
+        scores, marks, agents = self.scores, self.scores.__pydantic_extra__, {len(one.agents) for one in self.rounds}
         if sizes != measures_of(min(agents), len(self.rounds)) or marks.keys() != sizes.keys() or len(agents) > 1:
             raise ValueError("measures, scores and rounds do not fit")
-        each = [scores.problem_ids, set(scores.problem_ids), *marks.values()]
-        each += [] if scores.agreeing is None else [scores.agreeing]
-        if {len(one) for one in each} != {self.problems}:
+        each = (scores.problem_ids, {*scores.problem_ids}, scores.agreeing, *marks.values())
+        if {len(one) for one in each if one is not None} != {self.problems}:
             raise ValueError("scores and number of problems do not fit")
         return self
 
@@ -116,17 +114,16 @@ class _Ledger(Record):
 
 @dataclass(frozen=True)
 class Iteration:
-    """What was measured after an iteration.
-
-    Attributes
-    ----------
-    metrics, diversity
-        Content of the files; of the latter ``None`` where there is none.
-    """
+    """What was measured after an iteration: content of ``metrics.json`` and, where there is one, ``diversity.json``."""
 
     number: int
     metrics: Mapping[str, Any]
     diversity: Mapping[str, Any] | None = None
+
+    @property
+    def agents(self) -> int:
+        """How many agents answered in the last round."""
+        return len(self.metrics["rounds"][-1]["agents"])
 
     @property
     def own(self) -> str:
@@ -136,9 +133,8 @@ class Iteration:
     @cached_property
     def values(self) -> Mapping[str, Mapping[str, Any]]:
         """Means over problems with ``value`` and ``se``, by name; ``disagreement`` is 1 - consensus."""
-        several = len(self.metrics["rounds"][-1]["agents"]) > 1  # one agent never disagrees
         found = dict(self.diversity["measures"]) if self.diversity else {}
-        found |= {"disagreement": self.metrics.get("diversity") if several else None}
+        found |= {"disagreement": self.metrics.get("diversity") if self.agents > 1 else None}
         found |= {"pseudo_labels": self.metrics["pseudo_labels"]} | self.metrics["accuracy"]
         return {name: value for name, value in found.items() if value}
 
@@ -150,10 +146,10 @@ class Iteration:
     @property
     def disagreeing(self) -> Mapping[str, int] | None:
         """Of every problem, how many agents' final answers are not the final vote's; earlier versions do not say."""
-        scores, agents = self.metrics["scores"], len(self.metrics["rounds"][-1]["agents"])
+        scores = self.metrics["scores"]
         if scores.get("agreeing") is None:
             return None
-        return dict(zip(scores["problem_ids"], (agents - count for count in scores["agreeing"]), strict=True))
+        return {problem: self.agents - count for problem, count in zip(scores["problem_ids"], scores["agreeing"])}
 
 
 @dataclass(eq=False, slots=True)
@@ -169,7 +165,7 @@ class Run:
     missing
         One line for each thing that should be there and is not.
     readings
-        What iterations show without gold answers; earlier versions kept none.
+        What iterations show without gold answers.
     kept
         The iteration that the alarm kept, of a run that it may end.
     """

@@ -43,21 +43,16 @@ _SIZE, _LEVELS = (3, 2), [1, 2, 3]
 def published(run: Run, iteration: int) -> float | None:
     """The paper's accuracy as a share, or ``None`` where it has none for these settings.
 
-    That is: of this very model, on this task (of MATH levels 1 to 3), with as
-    many agents and rounds as the paper's, as far as the method asks for any.
-
-    Parameters
-    ----------
-    iteration
-        0 for what is not trained. Beyond 1 the paper has MATH with maft only.
+    That is: of this very model, on this task (of MATH levels 1 to 3), with as many agents and rounds as the paper's, as
+    far as the method asks for any. Beyond iteration 1 the paper has MATH with maft only.
     """
     name, method, task = _MODELS.get(run.model.lower()), run.method, run.evaluated_on
+    untrained = method.trained == "none"
+    shapes = (method.inference_shape, *([] if untrained else [method.rollout_shape]))
+    if any(shape(*run.size) != shape(*_SIZE) for shape in shapes):
+        return None
     if name is None or run.transferred or task not in _TASKS:
         return None
-    untrained = method.trained == "none"
-    for shape in (method.inference_shape, *([] if untrained else [method.rollout_shape])):
-        if shape(*run.size) != shape(*_SIZE):
-            return None
     if task == "math" and {*(run.recipe.evaluation.levels or _LEVELS)} != {*_LEVELS}:
         return None
     if task == "math" and method.name == "maft" and 1 <= iteration <= 5:

@@ -9,7 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,26 +43,23 @@ def aggregate(runs: Sequence[Path], out: Path, *, baseline: str | None = None, r
     Parameters
     ----------
     runs
-        Run directories, finished or not, or copies of them.
+        Run directories, finished or not, or copies of them; at least one.
     out
         Folder to write into; made if needed.
     baseline
-        Run, recipe or method that all are tested against, see
-        :func:`hpcmaf.report.compare.find_baseline`.
+        Run, recipe or method that all are tested against, see :func:`hpcmaf.report.compare.find_baseline`.
     reference
         Show the paper's values beside one's own.
 
     Raises
     ------
     DataError
-        No run, a path that is no run directory, or ``out`` is a file.
+        A path is no run directory, or ``out`` is a file.
     UsageError
         No such baseline.
     """
     from hpcmaf.report.plots import save_plots
 
-    if not runs:
-        raise DataError("no run to aggregate; name at least one run directory")
     if out.exists() and not out.is_dir():
         raise DataError(f"--out {out}: a file is in the way; name a folder")
     read = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
@@ -88,66 +84,53 @@ def _give_distinct_names(runs: Sequence[Run]) -> None:
 
 
 class Report:
-    """What several runs show.
-
-    Parameters
-    ----------
-    baseline, reference
-        See :func:`aggregate`.
+    """What several runs show; the parameters are those of :func:`aggregate`.
 
     Attributes
     ----------
     runs, groups
         All runs by name, and put together by recipe.
+    title
+        What all runs have in common.
     claims, tested
         How the paper's claims come out here, where their methods are; how recipes compare with the baseline or, without
         one and without claims, with the untouched base.
+    rows, methods
+        The comparison of methods, a row per recipe, and as tables.
+    findings
+        What holds, what does not and what stays open here: a verdict and a sentence each, what is decided first.
+    missing, warnings
+        What the runs lack, and what is there and cannot mean much, one line each.
     """
 
     def __init__(self, runs: Sequence[Run], baseline: str | None = None, reference: bool = False) -> None:
         self.runs = sorted(runs, key=lambda run: run.name)
         self.groups = group_runs(runs)
+        self.title = common_title(self.groups) or "Runs"
         self.claims = claims(self.groups)
-        self.baseline, self.reference = find_baseline(baseline, self.groups) if baseline else None, reference
-        self.tested = [] if self.claims else gains(self.groups)
-        if self.baseline:
-            self.tested = against(self.baseline, self.groups)
+        base = find_baseline(baseline, self.groups) if baseline else None
+        self.tested = against(base, self.groups) if base else [] if self.claims else gains(self.groups)
+        tests = {one.group: one for one in self.tested} if base else {}
+        self.rows = [
+            Row(group, point, tests.get(group), published(group.any, group.numbers[-1]) if reference else None)
+            for group in self.groups
+            if (point := group.point())
+        ]
+        self.methods = method_tables(self.rows, base.name if base else None)
+        self._compared = bool(base or reference or len(self.groups) > 1)
+        self.findings = self._findings()
+        self.missing = [f"{run.name}: {line}" for run in self.runs for line in run.missing]
+        if reference and all(row.paper is None for row in self.rows):
+            fault = "the paper has no values for the model, task, method, N, M and iteration of any of these runs"
+            self.missing.append(fault)
+        self.warnings = [line for run in self.runs for line in warnings(run)]
 
-    @cached_property
-    def rows(self) -> list[Row]:
-        """The comparison of methods, a row per recipe."""
-        found = {group: point for group in self.groups if (point := group.point())}
-        tests = {one.group: one for one in self.tested} if self.baseline else {}
-        papers = {group: published(group.any, group.numbers[-1]) for group in found if self.reference}
-        return [Row(group, point, tests.get(group), papers.get(group)) for group, point in found.items()]
-
-    @property
-    def title(self) -> str:
-        """What all runs have in common."""
-        return common_title(self.groups) or "Runs"
-
-    @property
-    def findings(self) -> list[tuple[str, str]]:
-        """What holds, what does not and what stays open here: a verdict and a sentence each, with its p."""
+    def _findings(self) -> list[tuple[str, str]]:
         several = len({(group.place, group.any.size) for group in self.groups}) > 1
         about = "{evaluated_on} · {model} · N = {agents}, M = {rounds}: " if several else ""
         found = [(one.verdict, about.format_map(one.facts) + one.sentence) for one in self.claims]
         found += [(one.verdict, one.sentence) for one in self.tested]
-        # What is decided first.
         return sorted(found, key=lambda one: one[0] == "open")
-
-    @property
-    def missing(self) -> list[str]:
-        """What the runs lack, one line each."""
-        lines = [f"{run.name}: {line}" for run in self.runs for line in run.missing]
-        if self.reference and all(row.paper is None for row in self.rows):
-            lines.append("the paper has no values for the model, task, method, N, M and iteration of any of these runs")
-        return lines
-
-    @property
-    def warnings(self) -> list[str]:
-        """What is there and cannot mean much, one line each."""
-        return [line for run in self.runs for line in warnings(run)]
 
     @property
     def lists(self) -> dict[str, list[str]]:
@@ -163,25 +146,23 @@ class Report:
 
     def method_tables(self) -> list[Table]:
         """Methods side by side, where there is something to compare, and what they cost."""
-        if len(self.groups) < 2 and not self.baseline and not self.reference:
-            return []
-        return [table for table in (*self.methods, method_cost_table(self.groups)) if table.rows]
-
-    @property
-    def methods(self) -> list[Table]:
-        """The comparison of methods, as a paper has it."""
-        return method_tables(self.rows, self.baseline.name if self.baseline else None)
+        tables = (*self.methods, method_cost_table(self.groups)) if self._compared else ()
+        return [table for table in tables if table.rows]
 
     def json(self) -> dict[str, Any]:
         """The report as JSON values; per-problem scores stay in the runs."""
-        value = {"schema": SCHEMA, "title": self.title, "warnings": self.warnings}
-        value["runs"] = [*map(run_json, self.runs)]
-        value["groups"] = [
-            {"label": group.label, "runs": [run.name for run in group.runs], "compared": group.numbers}
-            for group in self.groups
-        ]
-        tests = {"claims": self.claims, "tests": self.tested}
-        return value | {name: [one.to_json() for one in found] for name, found in tests.items()}
+        return {
+            "schema": SCHEMA,
+            "title": self.title,
+            "warnings": self.warnings,
+            "runs": [*map(run_json, self.runs)],
+            "groups": [
+                {"label": group.label, "runs": [run.name for run in group.runs], "compared": group.numbers}
+                for group in self.groups
+            ],
+            "claims": [one.to_json() for one in self.claims],
+            "tests": [one.to_json() for one in self.tested],
+        }
 
     @property
     def text(self) -> str:

@@ -86,9 +86,8 @@ class Table:
         from rich.text import Text
 
         # Text, not markup: a run may be called [bold].
-        result = RichTable(
-            title=Text(self.title), caption=Text(self.note), title_justify="left", caption_justify="left"
-        )
+        left = {"title_justify": "left", "caption_justify": "left"}
+        result = RichTable(title=Text(self.title), caption=Text(self.note), **left)
         for position, name in enumerate(self.header):
             result.add_column(Text(name), justify="right" if position else "left", no_wrap=position == 0)
         for row in self.rows:

@@ -24,7 +24,7 @@ from hpcmaf.errors import ConfigError, DataError
 from hpcmaf.files.publish import atomic_path, write_json
 from hpcmaf.selection.balance import advantages, drawer, mix_trajectories
 from hpcmaf.selection.sources import DATA, GOLD, Dataset, LossOn, counts
-from hpcmaf.store import Store
+from hpcmaf.store.reader import Store
 
 SCHEMA = "hpcmaf-selection/1"
 

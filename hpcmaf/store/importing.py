@@ -1,11 +1,8 @@
 """Debates in the released code's JSON, as transcripts.
 
-The format: an object of ``question: [[agent 1's messages, agent 2's messages,
-...], solution]``, each message an object with ``role`` and ``content``, user
-and assistant turns alternating. What other agents said is part of the user
+The format: an object of ``question: [[agent 1's messages, agent 2's messages, ...], solution]``, each message an object
+with ``role`` and ``content``, user and assistant turns alternating. What other agents said is part of the user
 messages, so imported debates have no summaries of their own.
-
-A file is taken whole or refused whole.
 """
 
 from __future__ import annotations
@@ -49,24 +46,15 @@ _Entry = tuple[list[list[_Message]], str | int | float]
 
 
 def import_debates(source: Path, target: Path, task: str) -> Manifest:
-    """Turn a file of debates into a store.
+    """Turn a file of debates into a store, whole or not at all.
 
-    Answers are extracted anew, in the form that ``task`` asks for. Prompts and
-    texts are kept verbatim; token counts are 0 (unknown).
-
-    Parameters
-    ----------
-    source
-        JSON in the released code's format.
-    target
-        The store to write.
-    task
-        ``arithmetic``, ``gsm8k``, ``math``, ``mmlu`` or ``jsonl``.
+    Answers are extracted anew, in the form that ``task`` asks for. Prompts and texts are kept verbatim; token counts
+    are 0 (unknown).
 
     Raises
     ------
     DataError
-        The file is torn, of another format, or its debates differ in agents or rounds. Nothing is written then.
+        The file is torn, of another format, or its debates differ in agents or rounds.
     ConfigError
         No such task.
     """

@@ -1,8 +1,4 @@
-"""Shards to one store, by verified copy.
-
-HDF5's virtual datasets would do the same without copying, but give fill
-values where a shard is missing, and say nothing.
-"""
+"""Shards to one store, by verified copy: HDF5's virtual datasets give fill values where a shard is missing."""
 
 from __future__ import annotations
 
@@ -18,25 +14,22 @@ from hpcmaf.store.writer import write_store
 
 
 def merge(shards: Sequence[Path], out: Path, *, expected_ids: Sequence[str] | None = None) -> Manifest:
-    """Copy the debates of several stores into one, and read the copy back.
+    """Copy the debates of several stores into one, and compare the copy with its originals before it is published.
 
-    Each shard is compared with its manifest first, and every debate of the copy with its original before the copy is
-    published. The outcome does not depend on how the problems were cut into shards.
+    The outcome does not depend on how the problems were cut into shards.
 
     Parameters
     ----------
     shards
         Published stores with equal :class:`StoreInfo`, in their order.
-    out
-        The merged store.
     expected_ids
         All problems that must be there, in the order they must have.
 
     Raises
     ------
     StoreError
-        A shard is damaged or differs in kind, a problem is missing, comes
-        twice or is not expected, or the copy differs from its original.
+        A shard is damaged or differs in kind, a problem is missing, comes twice or is not expected, or the copy differs
+        from its original.
     """
     if not shards:
         raise StoreError(f"{out}: no shards to merge; run the stage that writes them first")

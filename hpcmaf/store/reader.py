@@ -18,18 +18,8 @@ import numpy as np
 from hpcmaf.debate.transcript import Openings, Transcript, Utterance
 from hpcmaf.errors import HpcmafError, StoreError, brief, errno_of, system_error
 from hpcmaf.models.chat import Message
-from hpcmaf.store.schema import (
-    BLOCK,
-    DATASETS,
-    FINISH_REASONS,
-    GOLD,
-    KINDS,
-    TEXTS,
-    StoreInfo,
-    decode,
-    events,
-    read_info,
-)
+from hpcmaf.store import schema
+from hpcmaf.store.schema import DATASETS, FINISH_REASONS, KINDS, TEXTS, StoreInfo, decode
 from hpcmaf.tasks.grader import Grader
 from hpcmaf.tasks.problems import Problem
 
@@ -42,8 +32,6 @@ _OF_DAMAGE = {None, errno.EINVAL, errno.EOVERFLOW}
 @contextmanager
 def reading(path: Path, dataset: str) -> Iterator[None]:
     """Turn what h5py raises inside into one line that names the file.
-
-    To be put around little more than calls of h5py.
 
     Raises
     ------
@@ -64,15 +52,7 @@ def reading(path: Path, dataset: str) -> Iterator[None]:
 
 
 class Store:
-    """A finished store, opened for reading.
-
-    Opening reads the root attributes and the shapes of the columns only; gold
-    labels are neither opened nor read unless a call asks for them.
-
-    Parameters
-    ----------
-    path
-        The store's file.
+    """A finished store, opened for reading; gold labels are neither opened nor read unless a call asks for them.
 
     Raises
     ------
@@ -92,12 +72,12 @@ class Store:
             self._file = h5py.File(self.path, "r", locking=False, rdcc_nbytes=1 << 18)
         try:
             with reading(self.path, "root attributes"):
-                self.info: StoreInfo = read_info(self._file, str(self.path))
+                self.info: StoreInfo = schema.read_info(self._file, str(self.path))
             self._grader = Grader(self.info.grader, self.info.sandbox or "namespaces")
-            self._events = np.array(events(self.info), dtype=np.int64)
+            self._events = np.array(schema.events(self.info), dtype=np.int64)
             self._open: dict[str, h5py.Dataset] = {}
             self._rows = len(self.dataset("problems/utterance_offsets")) - 1
-            self.check_rows(name for name in DATASETS if not name.startswith(GOLD))
+            self.check_rows(name for name in DATASETS if not name.startswith(schema.GOLD))
         except BaseException:
             self._file.close()
             raise
@@ -136,8 +116,8 @@ class Store:
 
     def transcripts(self, gold: bool = False) -> Iterator[Transcript]:
         """Yield debates in stored order, a few in memory at a time."""
-        for low in range(0, len(self), BLOCK):
-            yield from self._block(low, min(low + BLOCK, len(self)), gold)
+        for low in range(0, len(self), schema.BLOCK):
+            yield from self._block(low, min(low + schema.BLOCK, len(self)), gold)
 
     def check_rows(self, names: Iterable[str]) -> None:
         """Refuse columns that do not fit their tables."""

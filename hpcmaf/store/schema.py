@@ -52,8 +52,7 @@ DATASETS = {f"{name}/data": "<u1" for name in TEXTS} | {f"{name}/offsets": "<i8"
 # Gold labels may be read by evaluation alone, so nothing else opens these.
 GOLD = ("problems/gold", "problems/has_gold")
 
-# 128 KiB of text hold about a problem's debate: small enough to fetch one
-# problem, large enough to compress. 64 KiB of integers.
+# 128 KiB of text, about a problem's debate, are fetched at once and compress well. 64 KiB of integers.
 TEXT_CHUNK = 1 << 17
 INTEGER_CHUNK = 1 << 13
 GZIP_LEVEL = 4
@@ -65,14 +64,10 @@ MOST = 1000  # agents, and rounds; as in recipes
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """What all debates of a store have in common.
+    """What all debates of a store have in common: of a task, by N agents in M rounds, of an iteration's split.
 
     Attributes
     ----------
-    task, answer_form
-        Names, as recipes and :class:`hpcmaf.answers.AnswerForm` have them.
-    agents, rounds
-        N and M.
     iteration
         1-based; 0 for the untouched base and for imported debates.
     split
@@ -80,8 +75,7 @@ class StoreInfo:
     summaries
         Whether agents read summaries before rounds 2..M.
     openings
-        What stood before every chat of a kind, as JSON
-        (:data:`hpcmaf.debate.transcript.Openings`); empty where nothing did.
+        :data:`hpcmaf.debate.transcript.Openings` as JSON; empty where nothing stood before any chat.
     grader, sandbox
         Of the :class:`hpcmaf.tasks.grader.Grader` that compares answers; empty for the shipped one.
     weights
@@ -112,10 +106,6 @@ def encode(text: str) -> bytes:
 def decode(data: bytes) -> str:
     """Inverse of :func:`encode`."""
     return data.decode("utf-8", "surrogatepass")
-
-
-# How attributes are read.
-TYPES = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] for field in fields(StoreInfo)}
 
 
 def events(info: StoreInfo) -> list[tuple[int, int, int]]:
@@ -153,7 +143,7 @@ def utterances(transcript: Transcript, info: StoreInfo) -> list[Utterance]:
 
 
 def write_info(root: h5py.Group, info: StoreInfo) -> None:
-    """Put ``info`` into the root attributes."""
+    """Put ``info`` into the root attributes; raises StoreError where it has too many agents or rounds."""
     if not (1 <= info.agents <= MOST and 1 <= info.rounds <= MOST):
         raise StoreError(f"a store of {info.agents} agents x {info.rounds} rounds; make both 1 to {MOST}")
     for name, value in {"schema": SCHEMA, "version": VERSION, **asdict(info)}.items():
@@ -170,7 +160,8 @@ def read_info(root: h5py.Group, where: str) -> StoreInfo:
     StoreError
         Not a debate store, or one of another version.
     """
-    raw = {name: root.attrs[name] for name in ("schema", "version", *TYPES) if name in root.attrs}
+    types = {field.name: {"str": str, "int": int, "bool": bool}[str(field.type)] for field in fields(StoreInfo)}
+    raw = {name: root.attrs[name] for name in ("schema", "version", *types) if name in root.attrs}
     found = {name: decode(value) if isinstance(value, bytes) else value for name, value in raw.items()}
     if (schema := found.pop("schema", None)) != SCHEMA:
         raise StoreError(f"{where}: schema {schema!r} is not {SCHEMA!r}, so it is no debate store; give one of ours")
@@ -180,6 +171,6 @@ def read_info(root: h5py.Group, where: str) -> StoreInfo:
             "read it with the version of hpcmaf that wrote it"
         )
     try:
-        return StoreInfo(**{name: TYPES[name](value) for name, value in found.items()})
+        return StoreInfo(**{name: types[name](value) for name, value in found.items()})
     except (TypeError, ValueError) as error:
         raise StoreError(f"{where}: root attributes are damaged ({error}); delete it and rerun") from error

@@ -1,8 +1,4 @@
-"""Find what is wrong with a store, a folder of shards or a whole run, and name it.
-
-A finding is a line with file, fault and remedy. The search continues after one:
-a person who repairs a run wants the list of all files to replace.
-"""
+"""Find what is wrong with a store, a folder of shards or a whole run: of each fault a line with file and remedy."""
 
 from __future__ import annotations
 
@@ -20,16 +16,11 @@ _SHARD = re.compile(r"shard-(\d+)\.h5")
 
 
 def verify(path: Path) -> list[str]:
-    """Check a store, or everything published beneath a folder.
+    """Check a store, or everything published beneath a folder; a line for each fault.
 
     A store is compared with its manifest, and every column is read, with its checksums and row counts, and every
     debate. A folder (of shards, or a run) is searched for stores and manifests, for gaps in the numbering of shards,
     and temporaries that a killed writer left behind.
-
-    Returns
-    -------
-    list of str
-        A line for each fault; empty where all is well.
 
     Raises
     ------

@@ -19,22 +19,8 @@ import numpy as np
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import StoreError
 from hpcmaf.files.publish import Manifest, atomic_path, manifest_path, write_manifest
-from hpcmaf.store.schema import (
-    BLOCK,
-    DATASETS,
-    FINISH_REASONS,
-    GZIP_LEVEL,
-    INTEGER_CHUNK,
-    KINDS,
-    LIBVER,
-    MANIFEST_SCHEMA,
-    TEXT_CHUNK,
-    TEXTS,
-    StoreInfo,
-    encode,
-    utterances,
-    write_info,
-)
+from hpcmaf.store import schema
+from hpcmaf.store.schema import DATASETS, FINISH_REASONS, KINDS, TEXTS, StoreInfo, encode
 
 
 def write_store(
@@ -42,8 +28,7 @@ def write_store(
 ) -> Manifest:
     """Write debates to a store, publish it, and describe it by a manifest.
 
-    The bytes depend on ``info`` and on the transcripts and their order alone.
-    Memory holds the compressed file and the set of problem ids.
+    The bytes depend on ``info`` and on the transcripts and their order alone. Memory holds the compressed file.
 
     Parameters
     ----------
@@ -51,8 +36,6 @@ def write_store(
         Where the store appears, whole or not at all.
     info
         What the debates have in common; each is checked against it.
-    transcripts
-        Debates, already in the order they are to have.
     check
         Called with the written file before it is published.
 
@@ -70,21 +53,21 @@ def write_store(
             check(temporary)
         # Withdrawn, so that it never describes another file than its own.
         manifest_path(path).unlink(missing_ok=True)
-    return write_manifest(path, rows=rows, schema=MANIFEST_SCHEMA)
+    return write_manifest(path, rows=rows, schema=schema.MANIFEST_SCHEMA)
 
 
 def _write(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcript], target: Path) -> int:
     """Write an unpublished store; errors name ``target``. Returns the number of problems."""
     seen: set[str] = set()
     image = io.BytesIO()
-    with h5py.File(image, "w", libver=LIBVER) as file:
-        write_info(file, info)
+    with h5py.File(image, "w", libver=schema.LIBVER) as file:
+        schema.write_info(file, info)
         datasets = {name: _create(file, name, dtype) for name, dtype in DATASETS.items()}
         for name in (*(f"{text}/offsets" for text in TEXTS), "problems/utterance_offsets"):
             _append(datasets[name], [0])
         ends = dict.fromkeys(TEXTS, 0)
         rest = iter(transcripts)
-        while block := list(islice(rest, BLOCK)):
+        while block := list(islice(rest, schema.BLOCK)):
             for name, values in _rows(len(seen), block, info).items():
                 if name in TEXTS:
                     encoded = [encode(text) for text in values]
@@ -94,10 +77,10 @@ def _write(temporary: Path, info: StoreInfo, transcripts: Iterable[Transcript], 
                     ends[name] = bounds[-1]
                 else:
                     _append(datasets[name], values)
-            for identifier in (transcript.problem.id for transcript in block):
-                if identifier in seen:
-                    raise StoreError(f"{target}: problem {identifier!r} comes twice; give each problem one id")
-                seen.add(identifier)
+            for problem in (transcript.problem for transcript in block):
+                if problem.id in seen:
+                    raise StoreError(f"{target}: problem {problem.id!r} comes twice; give each problem one id")
+                seen.add(problem.id)
     # Not the image of a file that is still open, as HDF5's core driver has it: releases before 2.0 cannot read that.
     temporary.write_bytes(image.getbuffer())
     return len(seen)
@@ -108,10 +91,10 @@ def _create(file: h5py.File, name: str, dtype: str) -> h5py.Dataset:
         name,
         shape=(0,),
         maxshape=(None,),
-        chunks=(TEXT_CHUNK if name.endswith("/data") else INTEGER_CHUNK,),
+        chunks=(schema.TEXT_CHUNK if name.endswith("/data") else schema.INTEGER_CHUNK,),
         dtype=dtype,
         compression="gzip",
-        compression_opts=GZIP_LEVEL,
+        compression_opts=schema.GZIP_LEVEL,
         shuffle=np.dtype(dtype).itemsize > 1,
         fletcher32=True,
         track_times=False,
@@ -127,7 +110,7 @@ def _append(dataset: h5py.Dataset, values: Sequence[int] | np.ndarray) -> None:
 def _rows(first: int, block: Sequence[Transcript], info: StoreInfo) -> dict[str, Sequence[Any]]:
     """Values of all columns for problems ``first``, ``first + 1``, ..."""
     problems = [transcript.problem for transcript in block]
-    turns = [utterances(transcript, info) for transcript in block]
+    turns = [schema.utterances(transcript, info) for transcript in block]
     flat = [utterance for spoken in turns for utterance in spoken]
     each = len(turns[0])
     return {

@@ -54,33 +54,27 @@ def drive_study(study: Study, profile: Profile, say: Say, start: Start, poll_sec
     StageError
         Runs failed; all others have been carried on as far as they go.
     """
-    plan_study(study, profile)  # a fault in the last run is told before the first begins
     begun: list[StudyRun] = []
     failures: dict[str, str] = {}
-    waiting, left, told = [replace(one) for one in study.runs], dict[StudyRun, Iterator[None]](), 0
+    lives: dict[StudyRun, Iterator[None]] = {}
+    told = 0
     with ExitStack() as stack:
-        while True:
-            for one in [*left, *waiting]:
+        for one in plan_study(study, profile):  # a fault in the last run is told before the first begins
+            lives[one] = stack.enter_context(closing(_life(one, profile, begun, lives, say, start)))
+        while lives:
+            for one, life in [*lives.items()]:
                 try:
-                    if one in waiting:
-                        if not _take_over(one, profile, begun, left, say):
-                            continue
-                        begun.append(one)
-                        waiting.remove(one)
-                        left[one] = stack.enter_context(closing(start(one))) if open_tasks(one) else iter(())
-                    if next(left[one], "over") is not None:
-                        del left[one]
+                    if next(life, "over") is None:
+                        continue
                 except HpcmafError as error:
                     failures[one.run.root.name] = one_line(str(error))
                     say(f"{one.run.root.name}: {failures[one.run.root.name]}")
-                    waiting = [other for other in waiting if other is not one]
-                    left.pop(one, None)
-            if not left and not waiting:
-                break
-            if (over := len(begun) - len(left)) != told:
-                told = over
-                say(f"{over} of {len(study.runs)} runs are over, {len(left)} under way")
-            time.sleep(poll_seconds)
+                del lives[one]
+            left = sum(one in lives for one in begun)
+            if lives and len(begun) - left != told:
+                told = len(begun) - left
+                say(f"{told} of {len(study.runs)} runs are over, {left} under way")
+            time.sleep(poll_seconds if lives else 0)
     for one in begun:
         if tasks := open_tasks(one):
             failures.setdefault(one.run.root.name, f"stopped before {tasks[0]}; see hpcmaf status")
@@ -106,21 +100,23 @@ def drive_here(
         drive_study(study, profile, say, start, poll_seconds)
 
 
-def _take_over(one: StudyRun, profile: Profile, begun: Sequence[StudyRun], left: Container[StudyRun], say: Say) -> bool:
-    """Give a run, laid out at the first look, what earlier ones have made, once none that is left is at work on it."""
-    if one.plan is None:
-        with one.run.drive(_DRIVE_SECONDS):
-            one.plan = prepare_run(one.run, one.recipe, profile)
-    shared = shared_tasks(one, begun)
-    if any(task.owner in left and not task.owner.run.done(task.stage, task.task) for task in shared):
-        return False
-    shared = [task for task in shared if not one.run.done(task.stage, task.task)]
+def _life(
+    one: StudyRun, profile: Profile, begun: list[StudyRun], lives: Container[StudyRun], say: Say, start: Start
+) -> Iterator[None]:
+    """Lay a run out, give it what earlier ones have made once none that lives is at work on it, and run it."""
     with one.run.drive(_DRIVE_SECONDS):
-        taken = [task for task in shared if adopt(task, one.run)]
+        one.plan = prepare_run(one.run, one.recipe, profile)
+    while any(of.owner in lives and not of.owner.run.done(of.stage, of.task) for of in shared_tasks(one, begun)):
+        yield
+    shared = [of for of in shared_tasks(one, begun) if not one.run.done(of.stage, of.task)]
+    with one.run.drive(_DRIVE_SECONDS):
+        taken = [of for of in shared if adopt(of, one.run)]
     if taken:
-        owners = ", ".join(sorted({task.owner.run.root.name for task in taken}))
+        owners = ", ".join(sorted({of.owner.run.root.name for of in taken}))
         say(f"{one.run.root.name}: {len(taken)} task{'s' * (len(taken) > 1)} taken over from {owners}")
-    return True
+    begun.append(one)
+    if open_tasks(one):
+        yield from start(one)
 
 
 def under_way(one: StudyRun) -> Iterator[None]:

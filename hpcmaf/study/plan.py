@@ -70,15 +70,7 @@ class StudyFile(Strict):
 
 @dataclass(eq=False)
 class StudyRun:
-    """One run of a study.
-
-    Attributes
-    ----------
-    label
-        Its method, or what the file calls it.
-    plan
-        Once it is laid out.
-    """
+    """One run of a study: its method or what the file calls it, and its plan once it is laid out."""
 
     label: str
     recipe: Recipe
@@ -95,15 +87,7 @@ class StudyRun:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Runs in the order in which they are begun.
-
-    Attributes
-    ----------
-    root
-        Folder of all run directories.
-    baseline, reference
-        How the report is put together, see :func:`hpcmaf.report.aggregate`.
-    """
+    """Runs in the order in which they are begun, below ``root``; the rest is for :func:`hpcmaf.report.aggregate`."""
 
     name: str
     root: Path
@@ -120,21 +104,10 @@ class Study:
 def load_study(
     name: str, *, overrides: Sequence[str] = (), iterations: int | None = None, root: Path | None = None
 ) -> Study:
-    """Read a study and lay out its runs; writes nothing.
+    """Read a study and lay out its runs, of a task and a model the first method first; writes nothing.
 
-    Of a task and a model the first method comes first, with all its seeds: a later method finds what an earlier one has
-    made of the same seed, and what the file names first can be tested before the rest is done.
-
-    Parameters
-    ----------
-    name
-        Path or shipped name.
-    overrides
-        ``key=value`` strings for every recipe; they win over the file.
-    iterations
-        L; wins over the file.
-    root
-        Folder for the runs; ``runs/<name>`` if left out.
+    It is named by path or as a shipped one. ``key=value`` strings and L win over what it says for every recipe; the
+    folder for the runs is ``runs/<name>`` if left out.
 
     Raises
     ------

@@ -45,10 +45,7 @@ def shared_tasks(mine: StudyRun, earlier: Sequence[StudyRun]) -> list[Borrowed]:
 
 
 def adopt(borrowed: Borrowed, run: RunDir) -> bool:
-    """Give a run another's outputs of a task, with a marker that says whose they are.
-
-    Files are linked where the file system lets, else copied; either way they are compared with their digests. Nothing
-    is written in place, so a link can only change by damage, which ``hpcmaf verify`` finds in both.
+    """Give a run another's outputs of a task, linked or copied, with a marker that says whose they are.
 
     Returns
     -------

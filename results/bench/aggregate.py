@@ -24,7 +24,7 @@ from hpcmaf.config.profile import Profile
 from hpcmaf.config.recipe import Recipe
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.evaluation import score
+from hpcmaf.evaluation.accuracy import score
 from hpcmaf.files.publish import write_json
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import build_plan

@@ -25,7 +25,9 @@ import h5py
 import numpy as np
 
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.store import Store, StoreInfo, write_store
+from hpcmaf.store.reader import Store
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.writer import write_store
 from hpcmaf.tasks.problems import Problem
 
 INFO = StoreInfo("gsm8k", "number", agents=3, rounds=2, iteration=1, split="train", summaries=True)

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from hpcmaf.cli.export import command
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import load_profile
 from hpcmaf.errors import DataError, UsageError
 from hpcmaf.launch.prepare import prepare_run
 from hpcmaf.micro import base_path
 from hpcmaf.run.directory import RunDir
+from tests.commands import invoke
 from tests.tiny_models import tiny_adapter
 
 
@@ -36,34 +35,28 @@ def make(tmp_path: Path) -> Callable[..., RunDir]:
     return made
 
 
-def export(run: RunDir, *words: str) -> str:
-    result = CliRunner().invoke(command, [str(run.root), *words], catch_exceptions=False)
-    assert result.exit_code == 0
-    return result.output
-
-
 def test_an_adapter_is_the_runs_own(make: Callable[..., RunDir], tmp_path: Path) -> None:
     run, out = make(), tmp_path / "of critic 1"
-    assert "adapter of iteration 1" in export(run, "--agent", "critic-1", "--out", str(out))
+    assert "adapter of iteration 1" in invoke("export", run.root, "--agent", "critic-1", "--out", out)
     assert {path.name: path.read_text() for path in out.iterdir()} == {"weights": "critic-1"}
     assert (run.agent(1, "critic-1") / "weights").exists()
 
 
 def test_training_sets_of_all_iterations_or_one(make: Callable[..., RunDir], tmp_path: Path) -> None:
     run = make()
-    export(run, "--agent", "critic-1", "--as", "data", "--out", str(tmp_path / "all"))
+    invoke("export", run.root, "--agent", "critic-1", "--as", "data", "--out", tmp_path / "all")
     found = {path.name: json.loads(path.read_text())["t"] for path in (tmp_path / "all").iterdir()}
     assert found == {"it01-critic-1.jsonl": 1, "it02-critic-1.jsonl": 2}
-    export(run, "--agent", "critic-1", "--as", "data", "--iter", "2", "--out", str(tmp_path / "one"))
+    invoke("export", run.root, "--agent", "critic-1", "--as", "data", "--iter", "2", "--out", tmp_path / "one")
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["it02-critic-1.jsonl"]
 
 
 def test_a_full_finetunings_checkpoint_is_the_model(make: Callable[..., RunDir], tmp_path: Path) -> None:
     run = make("training.tuning=full")
-    export(run, "--agent", "critic-1", "--as", "model", "--out", str(tmp_path / "out"))
+    invoke("export", run.root, "--agent", "critic-1", "--as", "model", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "weights").read_text() == "critic-1"
     with pytest.raises(UsageError, match="no adapter; export it with --as model"):
-        export(run, "--agent", "critic-1", "--out", str(tmp_path / "other"))
+        invoke("export", run.root, "--agent", "critic-1", "--out", tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -91,16 +84,16 @@ def test_what_there_is_not(
 ) -> None:
     run = make(*overrides)
     with pytest.raises(error, match=told):
-        export(run, *words, "--out", str(tmp_path / "out"))
+        invoke("export", run.root, *words, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_overwritten(make: Callable[..., RunDir], tmp_path: Path) -> None:
     run = make()
     with pytest.raises(UsageError, match="exists and is not an empty folder"):
-        export(run, "--agent", "critic-1", "--out", str(run.root))
+        invoke("export", run.root, "--agent", "critic-1", "--out", run.root)
     (tmp_path / "empty").mkdir()
-    export(run, "--agent", "critic-1", "--out", str(tmp_path / "empty"))
+    invoke("export", run.root, "--agent", "critic-1", "--out", tmp_path / "empty")
 
 
 @pytest.mark.slow
@@ -112,7 +105,7 @@ def test_a_merged_model_answers_as_the_agent_did(make: Callable[..., RunDir], tm
     run, out = make(), tmp_path / "merged"
     (run.agent(1, "critic-1") / "weights").unlink()
     adapter = tiny_adapter(base_path(), run.agent(1, "critic-1"), seed=3)
-    export(run, "--agent", "critic-1", "--as", "model", "--out", str(out))
+    invoke("export", run.root, "--agent", "critic-1", "--as", "model", "--out", out)
     ids = torch.tensor([[1, 3, 5, 7]])
     base = AutoModelForCausalLM.from_pretrained(base_path())
     plain = base(ids).logits.detach()

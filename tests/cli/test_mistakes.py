@@ -18,6 +18,7 @@ from hpcmaf import cli
 from hpcmaf.errors import DataError, HpcmafError, exit_codes, one_line, system_error
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import Stage
+from tests.commands import setting
 from tests.tiny_models import tiny_model
 
 DEBATES = {"2+2?": [[[{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "\\boxed{4}"}]], "4"]}
@@ -129,8 +130,7 @@ def test_a_run_is_not_bound_to_a_base_or_prompts_that_do_not_exist(
     (tmp_path / "bare" / "config.json").write_text("{}")
     (tmp_path / "bare" / "tokenizer.json").write_text("{}")
     (tmp_path / "torn.GGUF").write_text("no magic")
-    words = [word for override in overrides for word in ("--set", override)]
-    assert run_main(monkeypatch, "submit", "--run", "runs/x", *words) == 3
+    assert run_main(monkeypatch, "submit", "--run", "runs/x", *setting(*overrides)) == 3
     assert said in only_line(capsys)
     assert not (tmp_path / "runs" / "x" / "plan.json").exists()
 
@@ -252,16 +252,16 @@ def test_a_damaged_base_mended_lets_the_same_command_go_on(tmp_path: Path) -> No
     weights = base / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:5000])
-    words = ["submit", "--run", str(tmp_path / "run"), "--iters", "0", "--set", f"model.path={base}"]
-    words += [word for key in ("train=2", "eval=2") for word in ("--set", f"task.{key}")]
-    failed = hpcmaf(*words, "--set", "sampling.max_new_tokens=4", cwd=tmp_path)
+    words = ["submit", "--run", str(tmp_path / "run"), "--iters", "0"]
+    words += setting(f"model.path={base}", "task.train=2", "task.eval=2", "sampling.max_new_tokens=4")
+    failed = hpcmaf(*words, cwd=tmp_path)
     assert failed.returncode == 8
     errors = [line for line in failed.stderr.decode().splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert f"it00/eval 00000: model {base}: cannot be loaded" in errors[0] and "log: " in errors[0]
     weights.write_bytes(whole)
-    assert hpcmaf(*words, "--set", "sampling.max_new_tokens=4", cwd=tmp_path).returncode == 0
+    assert hpcmaf(*words, cwd=tmp_path).returncode == 0
     # Once it has spoken, the base is what the plan says.
     weights.write_bytes(whole[:5000])
-    changed = hpcmaf(*words, "--set", "sampling.max_new_tokens=4", cwd=tmp_path)
+    changed = hpcmaf(*words, cwd=tmp_path)
     assert changed.returncode == 7

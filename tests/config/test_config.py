@@ -16,7 +16,7 @@ from hpcmaf.config.recipe import Recipe, Training
 from hpcmaf.errors import ConfigError
 from hpcmaf.launch.prepare import plan_run
 from hpcmaf.run.directory import RunDir
-from hpcmaf.study import load_study
+from hpcmaf.study.plan import load_study
 from tests.tasks.conftest import gsm8k_rows, lay, math_record
 
 

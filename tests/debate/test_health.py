@@ -8,7 +8,7 @@ import pytest
 
 from hpcmaf.debate.health import Tally, evaluated, health_line, health_report, health_warnings
 from hpcmaf.debate.transcript import NOT_ASKED, Utterance
-from hpcmaf.evaluation import score
+from hpcmaf.evaluation.accuracy import score
 from tests.debate.scripted import changed, debate
 
 WELL = {"cut_off": 0.2, "unparsable": 0.1, "tied": 0.5, "unanimous": 0.25, "tokens_per_answer": 1234.5}

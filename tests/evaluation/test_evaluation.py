@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import DataError
-from hpcmaf.evaluation import compare, estimate, holm, mcnemar, pseudo_label_accuracy, score, sign_flip_test
+from hpcmaf.evaluation.accuracy import estimate, pseudo_label_accuracy, score
+from hpcmaf.evaluation.significance import compare, holm, mcnemar, sign_flip_test
 from tests.debate.scripted import debate
 
 RUN = {"seed": 7, "iteration": 2, "method": "maft", "task": "arithmetic"}

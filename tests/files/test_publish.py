@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hpcmaf.errors import DataError, PlatformError
+from hpcmaf.errors import DataError
 from hpcmaf.files import locking
-from hpcmaf.files.locking import lock, locked
+from hpcmaf.files.locking import locked
 from hpcmaf.files.publish import (
     Amount,
     Count,
@@ -100,17 +100,6 @@ def test_what_is_published_does_not_fail_for_what_stays_behind(
     (behind,) = (path for path in target.parent.iterdir() if path != target)
     assert behind.match(".*.tmp"), "the next to go on with the run takes it away"
     assert "could not be deleted (Directory not empty), and stays" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_named(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def flock(descriptor: int, operation: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(PlatformError, match=r"has no flock .*put runs elsewhere") as caught, lock(tmp_path / "a", "no"):
-        pass
-    assert str(tmp_path / "a") in str(caught.value) and caught.value.errno == number
 
 
 # --- records --------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from hpcmaf.engines import Completion, Request
 from hpcmaf.files import publish
 from hpcmaf.jobs import debate as debate_stage
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import Store
-from hpcmaf.study import Study, StudyRun, load_study
+from hpcmaf.store.reader import Store
+from hpcmaf.study.plan import Study, StudyRun, load_study
 from hpcmaf.study.drive import drive_study
 from hpcmaf.training.launch import Workers
 from tests.jobs.playing import carry_on

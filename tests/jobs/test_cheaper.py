@@ -22,9 +22,9 @@ from hpcmaf.evaluation.alarm import SCHEMA, readings, signals
 from hpcmaf.files.publish import write_json
 from hpcmaf.jobs.serving import last_society
 from hpcmaf.launch.prepare import prepare_run
-from hpcmaf.report import aggregate
+from hpcmaf.report.report import aggregate
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import verify
+from hpcmaf.store.verify import verify
 from tests.jobs.playing import SHAPE, M, N, Played, play, prepare, reply, run_task
 
 OPTIONS = ("stop=unanimous", "listen=ring", "listen=2", "vote=weighted", "aggregate=judge")

@@ -18,9 +18,9 @@ from hpcmaf.cli.export import command as export
 from hpcmaf.debate.consensus import agrees, consensus
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.evaluation import own_measure
-from hpcmaf.report import aggregate
-from hpcmaf.store import verify
+from hpcmaf.evaluation.accuracy import own_measure
+from hpcmaf.report.report import aggregate
+from hpcmaf.store.verify import verify
 from tests.jobs.every_method import EVAL, SEED, TRAIN, M, N, Studied, carry_out
 from tests.jobs.playing import samples
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hpcmaf.config.load import load_recipe
 from hpcmaf.config.profile import Profile
-from hpcmaf.evaluation import MEASURES
+from hpcmaf.evaluation.accuracy import MEASURES
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.launch.slurm.submissions import Submission, Submissions
 from hpcmaf.run.attempts import begin, leave_cause

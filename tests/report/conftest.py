@@ -15,11 +15,12 @@ from hpcmaf.config.recipe import Recipe
 from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.debate.methods import METHODS
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.evaluation import mcnemar, pseudo_label_accuracy, score
+from hpcmaf.evaluation.accuracy import pseudo_label_accuracy, score
+from hpcmaf.evaluation.significance import mcnemar
 from hpcmaf.files.publish import write_json
-from hpcmaf.report import Report
 from hpcmaf.report.groups import Group, group_runs
 from hpcmaf.report.records import read_run
+from hpcmaf.report.report import Report
 from hpcmaf.run.directory import RunDir
 from hpcmaf.run.plan import build_plan
 from hpcmaf.selection.select import select

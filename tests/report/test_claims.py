@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hpcmaf.evaluation import holm
+from hpcmaf.evaluation.significance import holm
 from hpcmaf.report.claims import claims
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import MakeRun, groups_of, load, report_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcmaf.errors import UsageError
-from hpcmaf.evaluation import outcomes
+from hpcmaf.evaluation.significance import outcomes
 from hpcmaf.files.publish import write_json
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.run.directory import RunDir

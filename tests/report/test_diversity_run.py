@@ -20,7 +20,8 @@ from hpcmaf.report.groups import group_runs
 from hpcmaf.report.recipes import diversity_table
 from hpcmaf.report.records import read_run
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import StoreInfo, write_store
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.writer import write_store
 from tests.report.conftest import MakeRun, invent
 
 
@@ -82,7 +83,7 @@ def test_a_revision_of_the_base_is_the_one_that_measures(make_run: MakeRun, tmp_
     assert json.loads(run.diversity(0).read_text())["measures"]["embedding"]["problems"] == 2
 
 
-def test_says_what_is_not_there(make_run: MakeRun, tmp_path: Path) -> None:
+def test_says_what_is_not_there(make_run: MakeRun) -> None:
     run = make_run("run", upto=1)
     for store, arguments, message in (
         (False, [], "no eval.h5; iterations that have one: none yet"),

@@ -14,10 +14,10 @@ import pytest
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
-from hpcmaf.evaluation import MEASURES
-from hpcmaf.report import aggregate
+from hpcmaf.evaluation.accuracy import MEASURES
 from hpcmaf.report.groups import Group
 from hpcmaf.report.plots import WIDTH, Panel, Plot, draw, plots_of, save_plots
+from hpcmaf.report.report import aggregate
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import MakeRun, groups_of
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from hpcmaf.report import Table, aggregate
 from hpcmaf.report.compare import p_value
 from hpcmaf.report.methods import spent
 from hpcmaf.report.records import read_run
 from hpcmaf.report.reference import published
-from hpcmaf.report.table import _LATEX as SPECIAL
+from hpcmaf.report.report import aggregate
+from hpcmaf.report.table import Table, _LATEX as SPECIAL
 from hpcmaf.report.table import escape, estimate, percent
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import MakeRun, groups_of, report_of

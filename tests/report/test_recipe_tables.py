@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.files.publish import write_json
-from hpcmaf.report import aggregate
 from hpcmaf.report.recipes import diversity_table, learned_table, recipe_tables
 from hpcmaf.report.records import read_run
+from hpcmaf.report.report import aggregate
 from hpcmaf.run.directory import RunDir
 from tests.report.conftest import MakeRun, groups_of, load, paired_test, report_of
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.config.profile import load_profile
-from hpcmaf.evaluation import holm, outcomes
+from hpcmaf.evaluation.significance import holm, outcomes
 from hpcmaf.launch.prepare import plan_run
-from hpcmaf.report import aggregate
 from hpcmaf.report.compare import against, find_baseline
 from hpcmaf.report.groups import group_runs
 from hpcmaf.report.records import read_run
+from hpcmaf.report.report import aggregate
 from hpcmaf.report.table import estimate
 from hpcmaf.run.directory import RunDir
-from hpcmaf.study import load_study
+from hpcmaf.study.plan import load_study
 from tests.report.conftest import MakeRun, groups_of, paired_test, report_of
 
 WORDS, TO_WORDS, TO_ARITHMETIC = (

@@ -16,12 +16,14 @@ import pytest
 
 from hpcmaf.models.chat import ChatFormat
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import Store, verify
-from tests.commands import HPCMAF, processes, setting
+from hpcmaf.store.reader import Store
+from hpcmaf.store.verify import verify
+from tests.commands import HPCMAF, contents, processes, setting
 from tests.jobs.playing import samples
 
 pytestmark = pytest.mark.slow
 
+KILLS = 4
 SMALL = ("task.train=12", "task.eval=4", "debate.agents=2", "training.epochs=1")
 
 
@@ -42,11 +44,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     assert result.returncode == 0, result.stderr
     assert "debate" in result.stdout
     return RunDir(run)
-
-
-def datasets(run: RunDir) -> dict[str, bytes]:
-    """Every selected training set and its counts, byte for byte."""
-    return {str(path.relative_to(run.root)): path.read_bytes() for path in sorted(run.root.glob("it*/data/*"))}
 
 
 def test_a_run_ends_in_a_table_and_a_plot(finished: RunDir) -> None:
@@ -133,12 +130,12 @@ def test_a_failing_stage_stops_the_run_and_names_its_log(finished: RunDir, tmp_p
     assert "shard-00001.h5" in log.read_text()
     shard.write_bytes(whole)
     assert submit(run.root, 1, *SMALL).returncode == 0
-    assert datasets(run) == datasets(finished)
+    assert contents(run) == contents(finished)
 
 
 @pytest.mark.long
 def test_kills_change_no_byte(finished: RunDir, tmp_path: Path) -> None:
-    """kill -9 of everything, at six random moments, over as many runs as that takes.
+    """kill -9 of everything, at four random moments, over as many runs as that takes.
 
     A moment lies up to half of a run's length after a start, so that all runs
     are killed several times, at their beginning, middle and end.
@@ -146,11 +143,11 @@ def test_kills_change_no_byte(finished: RunDir, tmp_path: Path) -> None:
     longest = finished.metrics(1).stat().st_mtime - finished.plan.stat().st_mtime
     moments = random.Random(20)
     kills = runs = 0
-    while kills < 6:
+    while kills < KILLS:
         run = RunDir(tmp_path / f"run{runs}")
         runs += 1
         while True:
-            if kills == 6:
+            if kills == KILLS:
                 result = submit(run.root, 1, *SMALL)
                 assert result.returncode == 0, result.stderr
                 break
@@ -168,7 +165,7 @@ def test_kills_change_no_byte(finished: RunDir, tmp_path: Path) -> None:
                 kill_everything(run)
                 process.communicate()
                 kills += 1
-        assert datasets(run) == datasets(finished)
+        assert contents(run) == contents(finished)
         assert verify(run.root) == []
         assert kill_everything(run) == 0, "processes were left behind"
 

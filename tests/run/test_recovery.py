@@ -138,19 +138,6 @@ def test_a_failing_debate_says_why_in_its_own_class(error: Exception) -> None:
     assert caught.value is error
 
 
-def test_the_time_left_is_the_mean_of_the_same_kind(tmp_path: Path) -> None:
-    run, plan = planned(tmp_path)
-    score = plan.stage("it02/score")
-    left = [(plan.stage("it02/debate"), "00001"), (plan.stage("it02/merge"), "all")]
-    for stage, task in left:
-        run.marker(stage, task).unlink()
-    text = io.StringIO()
-    Watcher(run, plan, profile("jobs=2"), text).finished(score, "all", 62.0)
-    total = sum(len(stage.tasks) for stage in plan.stages)
-    # Two tasks of two seconds each, of which the second waits for the first.
-    assert f"it02/score done in 1:02 ({total - 2}/{total} tasks, about 0:04 left)" in text.getvalue()
-
-
 def test_results_without_a_plan_are_not_taken_for_another_plans(tmp_path: Path) -> None:
     """Markers do not say which plan they belong to; the directory's one plan does."""
     run, _ = planned(tmp_path)

@@ -15,7 +15,8 @@ from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.debate.transcript import Transcript
 from hpcmaf.errors import ConfigError, DataError, UsageError
 from hpcmaf.selection.select import select, write_selection
-from hpcmaf.store import StoreInfo, write_store
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.writer import write_store
 from tests.debate.scripted import changed, debate
 
 

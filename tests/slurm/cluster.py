@@ -38,18 +38,7 @@ MARIADB = ("--no-defaults", "--skip-name-resolve", "--innodb-log-file-size=8M", 
 class Cluster:
     """A Slurm cluster that this process owns; `start` makes one for a ``with`` block.
 
-    Four nodes, each of which claims 8 CPUs, 48,000 MB, and 4 GPUs, fakes of type h100.
-
-    Attributes
-    ----------
-    home : Path
-        Its files; logs in ``home/log``.
-    names : list of str
-        ``node1``, ``node2`` and so on.
-    nodes : dict
-        By name.
-    munge, accounting, controller : Daemon
-        Without munged no client is believed, without slurmdbd sacct fails and jobs go on.
+    Four nodes, each of which claims 8 CPUs, 48,000 MB, and 4 GPUs, fakes of type h100. Its files are in ``home``.
     """
 
     def __init__(self, home: Path) -> None:
@@ -100,11 +89,7 @@ class Cluster:
     @classmethod
     @contextmanager
     def start(cls, root: Path) -> Iterator[Cluster]:
-        """A cluster whose nodes are all idle; at the end every process and file of it is gone.
-
-        Its files go into a new folder in ``root``, or in /tmp where unix sockets would not fit. ClusterError if a
-        program is missing or the cluster does not come up.
-        """
+        """A cluster whose nodes are all idle, in a new folder of ``root``; at the end all of it is gone."""
         root.mkdir(parents=True, exist_ok=True)
         fits = len(str(root.resolve())) <= LONGEST_ROOT
         home = Path(tempfile.mkdtemp(prefix="maf", dir=root.resolve() if fits else "/tmp"))

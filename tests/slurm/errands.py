@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from hpcmaf.errors import EngineError, OutOfMemory, StopRequested, TrainingError
-from hpcmaf.evaluation import score
+from hpcmaf.evaluation.accuracy import score
 from hpcmaf.files.publish import write_json, write_text
 from hpcmaf.jobs.context import TaskContext
 from hpcmaf.run.directory import RunDir

@@ -12,10 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpcmaf.files.publish import file_sha256
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import verify
-from tests.commands import hpcmaf, processes, setting
+from hpcmaf.store.verify import verify
+from tests.commands import contents, hpcmaf, processes, setting
 from tests.jobs.playing import run_here
 from tests.slurm.cluster import REPOSITORY, Cluster
 from tests.slurm.runs import Watched
@@ -27,18 +26,6 @@ SMALL = setting(*SHAPE)
 
 def submit(run: Path, *options: str) -> None:
     hpcmaf("submit", "--run", run, *OPTIONS, *SMALL, *options)
-
-
-def results(run: RunDir, iterations: int) -> dict[str, str]:
-    """Digests of everything a run is for: training sets, models, debates, scores."""
-    found = {}
-    for t in range(iterations + 1):
-        files = [*run.data(t).glob("*.jsonl"), *run.iteration(t).glob("*.h5")]
-        files += run.iteration(t).glob("agents/*/adapter_model.safetensors")
-        found |= {str(file.relative_to(run.root)): file_sha256(file) for file in files}
-        metrics = json.loads(run.metrics(t).read_text())
-        found[f"scores {t}"] = json.dumps([metrics["accuracy"], metrics["scores"]])
-    return found
 
 
 class Watch(Watched):
@@ -89,7 +76,7 @@ def test_a_bad_night_ends_as_a_calm_one(slurm: Cluster, tmp_path: Path) -> None:
     Watch(slurm, calm).reports(300)
 
     assert [one["kind"] for one in watch.events("verdict") if one["stage"] == "it01/finetune"] == ["killed"]
-    assert results(night, 1) == results(calm, 1)
+    assert contents(night) == contents(calm)
     logs = [path.read_text() for path in calm.root.glob("it01/attempts/finetune.*/0001/finetune.log")]
     # An agent without data has nothing to train, and needs no base.
     assert len(logs) == 4 and sum("from the job before: base" in log for log in logs) > 1
@@ -128,7 +115,7 @@ def test_training_reaches_its_time_limit_and_goes_on(slurm: Cluster, tmp_path: P
     causes = [json.loads(path.read_text()) for path in run.attempts(stage, "generator-0").glob("*/cause.json")]
     assert [cause["type"] for cause in causes] == ["StopRequested"]
     assert not run.checkpoints(1, "generator-0").exists()
-    assert results(run, 1) == results(calm, 1)
+    assert contents(run) == contents(calm)
 
 
 def job_log(run: RunDir) -> str:
@@ -142,12 +129,10 @@ def test_finetuning_on_two_nodes(slurm: Cluster, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     site = setting("slurm.finetuning.nodes=2", "slurm.agents_per_job=2", option="--set-profile")
     submit(run.root, "--iters", "1", "--method", "maft-no-critic", *site)
-    watch = Watch(slurm, run)
-    watch.reports(300)
+    watch, plan = Watch(slurm, run), run.load_plan()
+    watch.wait("both were trained", lambda: len(run.done_tasks(plan)["it01/finetune"]) == 2, 300)
     jobs = [line["elements"] for line in watch.events("intent") if line["stage"] == "it01/finetune"]
     assert [elements for elements in jobs if elements] == [[["generator-0", "generator-1"]]]
     for folder in sorted((run.iteration(1) / "attempts").glob("finetune.*/0001")):
         logs = {log.name for log in folder.glob("finetune*.log")}
         assert logs == {"finetune.log", "finetune.node1.log"}, folder
-    slurm.wait_idle(60)
-    assert verify(run.root) == []

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import verify
+from hpcmaf.store.verify import verify
 from tests.commands import hpcmaf, setting
 from tests.slurm.cluster import REPOSITORY, Cluster
 from tests.slurm.processes import wait_until

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpcmaf.launch.slurm.gate import submit
-from hpcmaf.study import StudyRun, load_study
+from hpcmaf.study.plan import StudyRun, load_study
 from hpcmaf.study.drive import drive_study, under_way
 from tests.slurm.cluster import Cluster
 from tests.slurm.errands import python_for, started

@@ -6,7 +6,6 @@ import json
 import signal
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner, Result
 
 from hpcmaf.cli import cli
@@ -126,23 +125,18 @@ def test_the_doctor_looks_at_nodes_from_within(slurm: Cluster, tmp_path: Path) -
     assert found["nodes"]["level"] == "problem" and "/nowhere/python" in found["nodes"]["text"]
 
 
-@pytest.mark.parametrize(
-    ("site", "area", "words", "remedy"),
-    [
+def test_the_doctor_asks_slurm_itself(slurm: Cluster, tmp_path: Path) -> None:
+    loop = Loop(slurm, tmp_path / "run", iters=1)
+    for site, area, words, remedy in (
         ("slurm.merge.partition=lost", "merge", "Invalid partition name", "set slurm.partition; sinfo -s lists them"),
         ("slurm.generation.gpus=8", "generation", "node configuration is not", "slurm.generation.gpus, cpus"),
         ("slurm.finetuning.constraint=a100", "finetuning", "Invalid feature", "set slurm.finetuning.constraint"),
         ("slurm.gate.options={reservation: none}", "gate", "eservation", "reservation: NAME"),
-    ],
-)
-def test_the_doctor_asks_slurm_itself(
-    slurm: Cluster, tmp_path: Path, site: str, area: str, words: str, remedy: str
-) -> None:
-    loop = Loop(slurm, tmp_path / "run", iters=1)
-    code, found = doctor(loop, "--set-profile", site)
-    assert code == 12 and found[area]["level"] == "problem"
-    assert words in found[area]["text"] and remedy in found[area]["remedy"]
-    assert {found[other]["level"] for other in {"generation", "finetuning", "merge", "gate"} - {area}} == {"ok"}
+    ):
+        code, found = doctor(loop, "--set-profile", site)
+        assert code == 12 and found[area]["level"] == "problem"
+        assert words in found[area]["text"] and remedy in found[area]["remedy"]
+        assert {found[other]["level"] for other in {"generation", "finetuning", "merge", "gate"} - {area}} == {"ok"}
     assert not slurm.client("squeue", "-h").strip(), "something was submitted"
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hpcmaf.debate.transcript import Transcript, Utterance
-from hpcmaf.store import StoreInfo, write_store
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.writer import write_store
 from hpcmaf.tasks.problems import Problem
 
 INFO = StoreInfo("gsm8k", "number", agents=3, rounds=2, iteration=1, split="train", summaries=True)

@@ -17,9 +17,10 @@ from click.testing import CliRunner
 from hpcmaf.cli.verify import command
 from hpcmaf.errors import PlatformError, StoreError
 from hpcmaf.files.publish import manifest_path, read_manifest, write_json, write_manifest
-from hpcmaf.store import Store, merge, verify
-from hpcmaf.store.reader import reading
+from hpcmaf.store.merge import merge
+from hpcmaf.store.reader import Store, reading
 from hpcmaf.store.schema import DATASETS
+from hpcmaf.store.verify import verify
 from tests.store.conftest import debate, shards
 
 # They say what the place in the table says as well.

@@ -10,7 +10,8 @@ import pytest
 
 from hpcmaf.errors import StoreError
 from hpcmaf.files.publish import check_manifest, manifest_path
-from hpcmaf.store import merge, write_store
+from hpcmaf.store.merge import merge
+from hpcmaf.store.writer import write_store
 from tests.store.conftest import INFO, debate, shards
 
 COUNT = 35

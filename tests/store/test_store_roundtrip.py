@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import StoreError
-from hpcmaf.store import Store, StoreInfo, write_store
+from hpcmaf.store.reader import Store
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.writer import write_store
 from hpcmaf.tasks.problems import Problem
 from tests.store.conftest import INFO, debate
 
@@ -124,7 +126,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 import resource, signal, sys
 from pathlib import Path
 from hpcmaf.errors import system_error
-from hpcmaf.store import write_store
+from hpcmaf.store.writer import write_store
 from conftest import INFO, debate
 import random
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -145,7 +147,8 @@ def test_interrupts_do_not_crash_the_process(tmp_path: Path) -> None:
     code = """
 import random, signal, sys
 from pathlib import Path
-from hpcmaf.store import Store, write_store
+from hpcmaf.store.reader import Store
+from hpcmaf.store.writer import write_store
 from conftest import INFO, debate
 class Stop(Exception):
     pass

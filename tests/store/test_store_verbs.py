@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from hpcmaf.cli import inspect as inspect_verb
 from hpcmaf.cli.import_ import command
 from hpcmaf.debate.transcript import Transcript, Utterance
 from hpcmaf.errors import DataError, StoreError
-from hpcmaf.store import Store, StoreInfo, verify, write_store
 from hpcmaf.store.importing import import_debates
+from hpcmaf.store.reader import Store
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.verify import verify
+from hpcmaf.store.writer import write_store
 from hpcmaf.tasks.problems import Problem
+from tests.commands import invoke
 
 
 def chat(*texts: str) -> list[dict[str, str]]:
@@ -128,21 +131,15 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     assert result.exit_code == 2 and "chess" in result.output
 
 
-def run(*arguments: object) -> str:
-    result = CliRunner().invoke(inspect_verb.command, [str(a) for a in arguments], catch_exceptions=False)
-    assert result.exit_code == 0
-    return result.output
-
-
 def test_what_a_store_holds(store: Path) -> None:
-    text = run(store)
+    text = invoke("inspect", store)
     assert "3 agents x 2 rounds, with summaries" in text and "such as      problem-00000, problem-00001" in text
-    facts = json.loads(run(store, "--json"))
+    facts = json.loads(invoke("inspect", store, "--json"))
     assert (facts["problems"], facts["agents"], facts["rounds"], len(facts["ids"])) == (40, 3, 2, 40)
 
 
 def test_one_debate_in_the_order_it_was_held(store: Path) -> None:
-    text = run(store, "--problem", "problem-00003")
+    text = invoke("inspect", store, "--problem", "problem-00003")
     places = [
         text.index(part)
         for part in (
@@ -157,7 +154,7 @@ def test_one_debate_in_the_order_it_was_held(store: Path) -> None:
     assert places == sorted(places)
     assert "ask 3.2.1" in text
     with pytest.raises(StoreError, match="no problem 'x'"):
-        run(store, "--problem", "x")
+        invoke("inspect", store, "--problem", "x")
 
 
 def test_odd_text_is_valid_json_and_does_not_steer_the_terminal(tmp_path: Path) -> None:
@@ -165,10 +162,10 @@ def test_odd_text_is_valid_json_and_does_not_steer_the_terminal(tmp_path: Path) 
     turn = Utterance("answer", 1, 0, "[bold]p[/bold]", "\x1b[31mred\ud800\0[/x]\nnext \u00e9", "\ud800")
     path, odd = tmp_path / "odd.h5", Transcript(Problem("i\ud800", "q"), ((turn,),))
     write_store(path, StoreInfo("math", "boxed", 1, 1, 0, "train", False), [odd])
-    output = run(path, "--problem", "i\ud800", "--json")
+    output = invoke("inspect", path, "--problem", "i\ud800", "--json")
     found = json.loads(output)
     assert output.isascii() and found["summaries"] == []
     assert found["answers"][0][0]["text"] == turn.text
-    shown = run(path, "--problem", "i\ud800")
+    shown = invoke("inspect", path, "--problem", "i\ud800")
     assert "\\x1b[31mred\\ud800\\x00[/x]\nnext \u00e9" in shown
     assert "\x1b" not in shown and "[bold]p[/bold]" in shown

@@ -12,8 +12,8 @@ from hpcmaf.config.profile import Profile, load_profile
 from hpcmaf.jobs import task as entry
 from hpcmaf.launch.local import Local
 from hpcmaf.run.plan import Stage
-from hpcmaf.study import Study, load_study
 from hpcmaf.study.drive import drive_here, plan_study, savings
+from hpcmaf.study.plan import Study, load_study
 
 PROFILE = load_profile("local", ["generation.problems_per_shard=6", "jobs=3"])
 METHODS = "maft, debate, maft-no-critic, no-interaction, single-agent-ft, single-agent-ft-no-debate"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from hpcmaf.errors import StageError
-from hpcmaf.store import verify
-from hpcmaf.study import Study, load_study
+from hpcmaf.store.verify import verify
 from hpcmaf.study.drive import plan_study, savings
+from hpcmaf.study.plan import Study, load_study
 from hpcmaf.study.sharing import adopt, shared_tasks
 from tests.study.studies import METHODS, PROFILE, SIZE, Job, computed, drive, lay_out, to_compute
 

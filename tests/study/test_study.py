@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hpcmaf.errors import ConfigError
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import verify
-from hpcmaf.study import load_study
+from hpcmaf.store.verify import verify
+from hpcmaf.study.plan import load_study
+from tests.commands import hpcmaf, invoke, setting
 from tests.study.studies import SIZE, drive, lay_out, study_file
 
 # --- the file -------------------------------------------------------------------
@@ -93,16 +92,10 @@ def test_a_run_that_cannot_be_stops_the_study_before_it_begins(tmp_path: Path) -
 # --- the command --------------------------------------------------------------------
 
 
-def study(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "hpcmaf", "study", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-
-
 def test_dry_run_of_the_shipped_study_writes_nothing(tmp_path: Path) -> None:
-    result = study("arithmetic-micro", "--dry-run", "--out", str(tmp_path / "runs"))
-    assert result.returncode == 0, result.stderr
-    assert "arithmetic-micro: 39 runs, " in result.stdout
-    assert "69 of them shared with arithmetic-micro-500-maft-seed2\n" in result.stdout
+    said = invoke("study", "arithmetic-micro", "--dry-run", "--out", tmp_path / "runs")
+    assert "arithmetic-micro: 39 runs, " in said
+    assert "69 of them shared with arithmetic-micro-500-maft-seed2\n" in said
     assert not (tmp_path / "runs").exists()
 
 
@@ -110,16 +103,12 @@ def test_dry_run_of_the_shipped_study_writes_nothing(tmp_path: Path) -> None:
 def test_a_study_on_this_machine(tmp_path: Path) -> None:
     """Real jobs, as few as show it: ends in one table over both runs."""
     path = study_file(tmp_path, "debate, maft", iterations=0, baseline="debate", reference="true")
-    words = [str(path), "--out", str(tmp_path / "runs")]
-    for key in SIZE:
-        words += ["--set", key]
-    result = study(*words)
-    assert result.returncode == 0, result.stderr
+    said = hpcmaf("study", path, "--out", tmp_path / "runs", *setting(*SIZE))
     text = (tmp_path / "runs" / "report" / "report.md").read_text()
     # An untrained maft is the debate of the base itself, which is not tested against itself.
     assert "\n| maft | " in text and "against the base's debate" not in text
     runs = [RunDir(tmp_path / "runs" / f"arithmetic-micro-{label}-seed0") for label in ("debate", "maft")]
     for run in runs:
-        assert verify(run.root) == [] and run.load_plan().recipe["method"] in result.stdout
-    assert "maft-seed0: 1 task taken over from arithmetic-micro-debate-seed0" in result.stderr
+        assert verify(run.root) == [] and run.load_plan().recipe["method"] in said
+    assert "maft-seed0: 1 task taken over from arithmetic-micro-debate-seed0" in said
     assert [run.submissions.read_text().count('"intent"') for run in runs] == [2, 1]

@@ -22,7 +22,9 @@ from hpcmaf.engines import Sampling
 from hpcmaf.errors import ConfigError
 from hpcmaf.jobs.debate import protocol_of
 from hpcmaf.selection.select import write_selection
-from hpcmaf.store import Store, StoreInfo, write_store
+from hpcmaf.store.reader import Store
+from hpcmaf.store.schema import StoreInfo
+from hpcmaf.store.writer import write_store
 from hpcmaf.tasks import TASKS, get_task
 from hpcmaf.tasks.problems import Problem
 from hpcmaf.tasks.prompts import PromptFile, PromptSet, prompts_of

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from hpcmaf.config.recipe import Lora
@@ -130,12 +129,6 @@ def steps_in(progress: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in progress.read_text().split("\n")[:-1]] if progress.exists() else []
 
 
-def processes_of(folder: Path) -> list[int]:
-    """Other processes whose command line names a folder."""
-    found = psutil.process_iter(["cmdline"])
-    return [one.pid for one in found if str(folder) in " ".join(one.info["cmdline"] or ()) and one.pid != os.getpid()]
-
-
 def wait_until(holds: Callable[[], object], seconds: float = 300.0) -> None:
     """Wait for what has to come."""
     end = time.monotonic() + seconds
@@ -198,7 +191,6 @@ def cases(bases: dict[str, Path], folder: Path) -> dict[str, dict[str, Any]]:
             table[f"{tuning}-{stage}"] = own
     pairs = llama | {"objective": "dpo", "dataset": str(write_lines(folder / "pairs.jsonl", preferences(0)))}
     hot = {"lora": Lora(rank=4, alpha=8, dropout=0.2)}
-    table |= {f"plain-{stage}": llama | {"tuning": "full", "zero_stage": stage} for stage in range(3)}
     table |= {
         "one-big": llama | {"tuning": "full", "zero_stage": 1, "micro_batch_size": 8},
         "one-small": llama | {"tuning": "full", "zero_stage": 1, "micro_batch_size": 1, "max_length": 60},

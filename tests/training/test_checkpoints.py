@@ -23,7 +23,8 @@ from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.process import Process
 from hpcmaf.training.stop import StopFlag
-from tests.training.conftest import COMMON, Outcome, chats, processes_of, run_batch, steps_in, wait_until, write_lines
+from tests.commands import processes
+from tests.training.conftest import COMMON, Outcome, chats, run_batch, steps_in, wait_until, write_lines
 
 # Dropout where adapters have it: a resumed job has to draw what it would have drawn.
 CASES = {
@@ -33,11 +34,9 @@ CASES = {
         "processes": 2,
         "lora": Lora(rank=4, alpha=8, dropout=0.2 if stage < 3 else 0.0),
     }
-    for tuning in ("lora", "full")
-    for stage in (1, 2, 3)
+    for tuning, stage in (("lora", 2), ("lora", 3), ("full", 1), ("full", 2), ("full", 3))
 }
-CASES["fp8-2"] = CASES["lora-2"] | {"quantize": "fp8", "lora": Lora(rank=4, alpha=8)}
-CASES["grpo-2"] = CASES["lora-2"] | {"objective": "grpo"}
+CASES["fp8-grpo-2"] = CASES["lora-2"] | {"quantize": "fp8", "objective": "grpo", "lora": Lora(rank=4, alpha=8)}
 ALONE = {"tuning": "full", "zero_stage": 1, "processes": 1}
 ENDS = [("lora-2", signal.SIGUSR2), ("alone", signal.SIGTERM)]
 # Going on with another number of processes, where nothing is drawn at random.
@@ -104,7 +103,7 @@ def interrupted(begun, bases) -> dict[str, Interrupted]:
     folder, _, ends = begun
     jobs = {name: job_of(name.split()[0], bases, folder).replace(checkpoints=kept(folder, name)) for name in ends}
     # The same checkpoints again: damaged, and with another number of processes.
-    again = {"damaged": ("lora-1 SIGKILL", {})}
+    again = {"damaged": ("lora-2 SIGKILL", {})}
     for case, processes in OTHERS.items():
         found = next(name for name in ends if name.startswith(f"{case} "))
         again[f"{case} on {processes}"] = (found, {"processes": processes})
@@ -131,7 +130,7 @@ def interrupt(job: FinetuneJob, logs: Path, how: signal.Signals) -> tuple[int, s
         for pid in family(launcher.pid):
             os.kill(pid, how)
         said = launcher.communicate()[0]
-    wait_until(lambda: not processes_of(logs), 10)
+    wait_until(lambda: not processes(str(logs)), 10)
     return launcher.returncode, said.strip(), len(steps_in(progress)), checkpoint_step(Path(job.checkpoints or ""))
 
 
@@ -185,7 +184,7 @@ def test_it_goes_on_with_another_number_of_processes(undisturbed, interrupted, c
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_damaged_checkpoint_is_set_aside(interrupted):
-    damaged, reached = interrupted["damaged"].resumed, interrupted["lora-1 SIGKILL"].reached
+    damaged, reached = interrupted["damaged"].resumed, interrupted["lora-2 SIGKILL"].reached
     assert f"step-{reached:08d}: damaged (" in damaged.failure and "resumes from the one before" in damaged.failure
     root = Path(damaged.job.checkpoints)
     assert (root / f"step-{reached:08d}.json.aside").exists() and checkpoint_step(root) == reached - 3
@@ -237,5 +236,5 @@ def test_a_job_that_is_asked_to_stop_while_it_starts_does_not_begin(bases, tmp_p
     job = job_of("alone", bases, tmp_path).replace(output=str(tmp_path / "out"))
     with pytest.raises(StopRequested, match=why):
         run_finetune(job, tmp_path / "logs", stop=stop)
-    assert not steps_in(tmp_path / "logs" / "progress.jsonl") and not processes_of(tmp_path)
+    assert not steps_in(tmp_path / "logs" / "progress.jsonl") and not processes(str(tmp_path))
     assert not (tmp_path / "out").exists()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,9 @@ from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.data import global_batches, load_tokens
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.launch import Workers
-from tests.training.conftest import SAMPLES, Outcome, is_an_adapter_like, processes_of, run_batch
+from tests.commands import processes
+from tests.environments import package
+from tests.training.conftest import SAMPLES, Outcome, is_an_adapter_like, run_batch
 
 pytestmark = pytest.mark.slow
 MATRIX = [f"{tuning}-{stage}" for tuning in ("lora", "full") for stage in range(4)]
@@ -53,7 +53,7 @@ def test_output_opens_and_has_learnt(outcomes, name):
 
 @pytest.mark.parametrize("stage", range(3))
 def test_plain_torch_loop_gives_the_same_weights(outcomes, stage):
-    outcome = outcomes[f"plain-{stage}"]
+    outcome = outcomes[f"full-{stage}"]
     weights, losses = plain_loop(outcome)
     assert outcome.report["losses"] == pytest.approx(losses, abs=2e-4)
     trained = outcome.weights()
@@ -93,7 +93,7 @@ def plain_loop(outcome: Outcome):
 
 
 def test_reported_tokens_are_the_tokenizers(outcomes):
-    for name, loss_on in (("plain-0", "last"), ("all-turns", "all")):
+    for name, loss_on in (("full-2", "last"), ("all-turns", "all")):
         outcome = outcomes[name]
         tokenizer = AutoTokenizer.from_pretrained(outcome.job.base)
         texts = targets = 0
@@ -153,11 +153,11 @@ def test_the_log_says_how_it_is_trained(outcomes):
     ("name", "like"),
     [
         # Packing, or cutting a batch into micro-batches or processes.
-        *((name, "one-big") for name in ("one-small", "unpacked", "two-processes", "plain-1")),
+        *((name, "one-big") for name in ("one-small", "unpacked", "two-processes", "full-2")),
         ("checkpointing", "lora-0"),
         ("two-processes-lora", "lora-0"),
-        ("offload-2", "plain-2"),
-        ("offload-3", "plain-2"),
+        ("offload-2", "full-2"),
+        ("offload-3", "full-2"),
         ("dpo-lora-3", "dpo-lora"),
         ("kto-3", "kto"),
         ("grpo-next-3", "grpo-next"),
@@ -193,7 +193,7 @@ def test_impossible_adapters_are_refused_in_a_line(outcomes, name, said):
 
 
 def test_progress_is_written_per_step(outcomes):
-    outcome = outcomes["plain-0"]
+    outcome = outcomes["full-2"]
     lines = outcome.steps
     assert [line["step"] for line in lines] == list(range(1, outcome.report["steps"] + 1))
     assert [line["loss"] for line in lines] == outcome.report["losses"]
@@ -228,8 +228,8 @@ def trained(outcomes, tmp_path_factory) -> tuple[Path, dict[str, FinetuneJob]]:
                     run_finetune(job, folder / f"{name}.logs", workers=workers)
             else:
                 run_finetune(job, folder / f"{name}.logs", workers=workers)
-        assert processes_of(folder)
-    assert not processes_of(folder), "nobody outlives the block"
+        assert processes(str(folder))
+    assert not processes(str(folder)), "nobody outlives the block"
     return folder, jobs
 
 
@@ -261,9 +261,7 @@ def test_the_base_is_loaded_once(trained):
 
 def test_a_base_in_4_bits_trains_nearly_alike_and_its_adapter_is_one_like_any_other(outcomes, tmp_path):
     """With a bitsandbytes of the test's own: PEFT imports it wherever it finds it, a second of every task's start."""
-    packages, plain = tmp_path / "packages", outcomes["lora-0"]
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(packages)]
-    subprocess.run([*command, "bitsandbytes>=0.49"], check=True)
+    packages, plain = package("bitsandbytes", "bitsandbytes>=0.49"), outcomes["lora-0"]
     jobs = {"quantized": plain.job.replace(quantize="4bit", zero_stage=2, processes=2)}
     quantized = run_batch(tmp_path, jobs, packages=packages)["quantized"]
     losses, exact = quantized.report["losses"], plain.report["losses"]

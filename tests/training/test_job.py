@@ -17,7 +17,8 @@ from hpcmaf.training.config import FinetuneJob
 from hpcmaf.training.job import run_finetune
 from hpcmaf.training.launch import Workers
 from hpcmaf.training.stop import StopFlag
-from tests.training.conftest import COMMON, LORA, chats, processes_of, steps_in, wait_until, write_lines
+from tests.commands import processes
+from tests.training.conftest import COMMON, LORA, chats, steps_in, wait_until, write_lines
 
 JOB = FinetuneJob(base="b", dataset="d", output="o", lora=Lora(targets=["q_proj"]), start="s")
 
@@ -83,9 +84,9 @@ def test_interrupted_or_killed_launcher_takes_all_its_processes_along(job, tmp_p
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts, cwd=root) as launcher:
         wait_until(lambda: steps_in(tmp_path / "logs/progress.jsonl"))
-        assert len(processes_of(tmp_path)) >= 4  # launcher, agent, two workers
+        assert len(processes(str(tmp_path))) >= 4  # launcher, agent, two workers
         launcher.send_signal(how)
-    wait_until(lambda: not processes_of(tmp_path))
+    wait_until(lambda: not processes(str(tmp_path)))
     assert not Path(job.output).exists()
 
 

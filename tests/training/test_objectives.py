@@ -211,7 +211,7 @@ def gained(outcome: Outcome) -> tuple[float, float]:
 # --- out of debates -------------------------------------------------------------------
 
 
-def test_groups_are_of_one_agent_and_question(tmp_path: Path) -> None:
+def test_groups_are_of_one_agent_and_question() -> None:
     """Two debates of one question, of which the second is cut off for generator 1: it has no group of its own then."""
     first, second = debate("a", ["7", "1", "7"], ["7", "7", "7"]), debate("a#2", ["1", "7", None], ["7", "7", "1"])
     second = replace(second, problem=replace(second.problem, question=first.problem.question))

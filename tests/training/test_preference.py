@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmaf.config.recipe import Selection as Rules
 from hpcmaf.models.chat import ChatFormat
-from hpcmaf.selection.select import select, write_selection
+from hpcmaf.selection.select import select
 from hpcmaf.training.data import load_tokens
 from tests.debate.scripted import debate
-from tests.selection.test_select import cut_off, store
+from tests.selection.test_select import cut_off
 from tests.training.conftest import preferences, write_lines
 from tests.training.test_objectives import gains
 
@@ -39,20 +37,6 @@ def test_pairs_hold_one_answer_of_each_kind_and_ones_own(rounds):
             assert said[right] == label != said[wrong] and dataset.index in (right, wrong)
             first = given_debate.answers[0][dataset.index].answer
             assert dataset.labels["a"] == ("positive" if first == label else "negative")
-
-
-def test_files_hold_trls_pairs_with_one_prompt_and_one_agent(tmp_path):
-    one = debate("a", ["7", "1", "7"], ["7", "7", "7"], ["7", "1", "7"])
-    source = store(tmp_path / "s.h5", [one], rounds=3)
-    summary = write_selection(source, tmp_path / "out", Rules(w=0.5), seed=1, data="pairs")
-    generator, critic = (json.loads((tmp_path / f"out/{role}-1.jsonl").read_text()) for role in ("generator", "critic"))
-    assert generator["prompt"] == one.conversation(1, 1)[:1] and critic["prompt"] == one.conversation(1, 3)[:-1]
-    for line, m in ((generator, 1), (critic, 3)):
-        texts = [one.answers[m - 1][n].text for n in (2, 1)]
-        assert [line["chosen"], line["rejected"]] == [[{"role": "assistant", "content": text}] for text in texts]
-        assert (line["problem_id"], line["label"], line["consensus"]) == ("a", "negative", "7")
-    counts = summary["datasets"]["critic-1"]
-    assert (counts["candidates"], counts["kept"], counts["kept_negatives"]) == (1, 1, 1)
 
 
 @pytest.mark.slow

@@ -28,7 +28,10 @@ ROOM = AdapterShape(len(AGENTS), 4, tuple(sorted(f"{one}_proj" for one in ("q", 
 
 @cache
 def command() -> str:
-    """What starts a vLLM server: its CPU build, installed once in an environment of its own."""
+    """What starts a vLLM server: its CPU build, installed once in an environment of its own.
+
+    The variable leaves the worker in the engine's process: a third of a start is the import of vLLM by a third one.
+    """
 
     def make(folder: Path) -> None:
         uv("venv", "-q", "--python", sys.executable, folder)
@@ -39,7 +42,7 @@ def command() -> str:
         uv("pip", "install", "--python", folder / "bin" / "python", "--override", overrides, *options, VLLM)
 
     python = made_once(Path(sys.prefix, "vllm", VLLM), make) / "bin" / "python"
-    return f"{shlex.quote(str(python))} -m vllm.entrypoints.openai.api_server --model"
+    return f"VLLM_ENABLE_V1_MULTIPROCESSING=0 {shlex.quote(str(python))} -m vllm.entrypoints.openai.api_server --model"
 
 
 def wheel_folders() -> list[str]:

@@ -23,7 +23,7 @@ from hpcmaf.engines.client import EndpointEngine
 from hpcmaf.engines.journal import Journal
 from hpcmaf.engines.options import Endpoint
 from hpcmaf.errors import EngineError
-from tests.engines.test_server import members
+from tests.engines.test_server import members, until
 from tests.vllm.societies import AGENTS, LOOP, ask, full_agent, lora_agents, run, served, vllm_engine
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -223,7 +223,7 @@ def test_no_adapter_is_served_stale(
     assert "\n" not in str(raised.value) and run(engine, [ask("k", model="critic-0")])[0] == said["critic-0"]
 
 
-def test_a_wrong_key_reads_nothing(engine: Any, shared: dict[str, Any]) -> None:
+def test_a_wrong_key_reads_nothing(engine: Any) -> None:
     """Nor can another user of the machine enter the socket's folder."""
     run(engine, [ask("k")])
     server = server_of(engine)
@@ -311,24 +311,18 @@ def test_whole_checkpoints_take_turns(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert [line.startswith("vLLM is up after") for line in lines[1:]] == [True] * 2, "no model twice"
 
 
-def test_a_server_is_kept_for_the_next_engine_of_a_job(tmp_path: Path) -> None:
-    first = vllm_engine(served(), run=tmp_path, keep=True)
-    run(first, [ask("a")])
-    first.close()
-    time.sleep(3)
-    second = vllm_engine(served(), run=tmp_path)
-    run(second, [ask("b")])
-    second.close()
-    assert first.parts and not second.parts
-    deadline = time.monotonic() + 60
-    while list(first.folder.glob("*/s*")):
-        assert time.monotonic() < deadline, "a server is left"
-        time.sleep(0.2)
-
-
 def test_a_killed_server(agents: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """It is started once more, and a second time the job ends; nothing that was answered is asked again."""
+    """Kept by the engine before, it is killed under the next: started once more, and a second time the job ends.
+
+    Nothing that was answered is asked again.
+    """
+    first_user = vllm_engine(served(agents), max_num_seqs=2, run=tmp_path, keep=True)
+    run(first_user, [ask("a")])
+    first_user.close()
+    time.sleep(1)
     victim = vllm_engine(served(agents), max_num_seqs=2, run=tmp_path, journal=Journal(tmp_path / "j"))
+    run(victim, [ask("b")])
+    assert first_user.parts and not victim.parts
     pids: set[int] = set()
 
     async def disturbed(requests: list[Any]) -> list[Any]:
@@ -363,7 +357,4 @@ def test_a_killed_server(agents: dict[str, str], tmp_path: Path, capfd: pytest.C
     victim.close()
     assert [Journal(tmp_path / "j").find(request) for request in hot(10)] == first, "what was done is kept"
     assert first[0].logprobs and first[0].prompt_logprobs
-    deadline = time.monotonic() + 60
-    while any(victim.folder.glob("*/s*")) or any(map(members, pids)):
-        assert time.monotonic() < deadline, "a server is left"
-        time.sleep(0.1)
+    until(lambda: not any(victim.folder.glob("*/s*")) and not any(map(members, pids)), 60)

@@ -90,7 +90,7 @@ def _advance(run: RunDir, profile: Profile, patience: float) -> None:
 def _move(run: RunDir, slurm: Slurm) -> None:
     states = advance(slurm, slurm.profile.attempts)
     if not states.unfinished():
-        from hpcmaf.report import aggregate
+        from hpcmaf.report.report import aggregate
 
         sweep(run, slurm.plan)
         aggregate([run.root], run.report)

@@ -1,6 +1,6 @@
 """Tables of README.md.
 
-python tables.py cheaper RUN RUN...  the full debate first
+python tables.py cheaper RUN...      seeds of one way to debate after those of another, the full debate first
 python tables.py agreed RUN...       seeds of one method, full debates
 python tables.py weighted RUN...     the same
 python tables.py alarm RUN...
@@ -11,13 +11,15 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from hpcmaf.debate.consensus import consensus
-from hpcmaf.evaluation import compare, holm, outcomes, own_measure
+from hpcmaf.evaluation.accuracy import own_measure
+from hpcmaf.evaluation.significance import compare, holm, outcomes
 from hpcmaf.evaluation.alarm import best, readings, rung
 from hpcmaf.run.directory import RunDir
-from hpcmaf.store import Store
+from hpcmaf.store.reader import Store
 
 
 def metrics(run: RunDir, t: int) -> dict:
@@ -45,32 +47,27 @@ def ended(run: RunDir, t: int) -> float:
         return sum(debate.ended == 1 for debate in store) / len(store)
 
 
-def cheaper(full: RunDir, others: list[RunDir]) -> None:
-    rows, values = [], []
-    for run in others:
-        for t in full.iterations():
-            test = compare([(right(full, t), right(run, t))])
+def cheaper(groups: list[list[RunDir]]) -> None:
+    """Each group is the seeds of one way to debate; the first is the full debate."""
+    rows, values, (full, *others) = [], [], groups
+    for runs in others:
+        for t in full[0].iterations():
+            test = compare([(right(a, t), right(b, t)) for a, b in zip(full, runs, strict=True)])
             values.append(test.p)
-            spent, whole = tokens(run, t, "eval"), tokens(full, t, "eval")
-            trained = f"{1 - tokens(run, t, 'debate') / tokens(full, t, 'debate'):.1%}" if t else "–"
+            whole, spent = (sum(tokens(run, t, "eval") for run in group) / len(group) for group in (full, runs))
+            train = [sum(tokens(run, t, "debate") for run in group) for group in (full, runs)] if t else []
+            trained = f"{1 - train[1] / train[0]:.1%}" if t else "–"
+            before, after = (sum(share(right(run, t)) for run in group) / len(group) for group in (full, runs))
+            over = sum(ended(run, t) for run in runs) / len(runs)
+            name = runs[0].root.name.rpartition("-seed")[0]
             rows.append(
-                f"| {run.root.name} | {t} | {ended(run, t):.1%} | {whole:.0f} | {spent:.0f} | {1 - spent / whole:.1%} | "
-                f"{trained} | {share(right(full, t)):.1%} | {share(right(run, t)):.1%} | {100 * test.difference:+.1f} "
-                f"({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.p:.3f} "
+                f"| {name} | {t} | {over:.1%} | {whole:.0f} | {spent:.0f} | {1 - spent / whole:.1%} | {trained} | {before:.1%} | "
+                f"{after:.1%} | {100 * test.difference:+.1f} ({100 * test.low:+.1f} to {100 * test.high:+.1f}) | {test.p:.2g} "
             )
     print("| run | iteration | over in round 1 | tokens, full | tokens | saved | saved in training | full | accuracy |"
           " points (95 %) | p | Holm |\n" + "|---" * 12 + "|")  # fmt: skip
     for row, p in zip(rows, holm(values), strict=True):
-        print(f"{row}| {p:.3f} |")
-
-
-def same_votes(full: RunDir, stopped: RunDir) -> None:
-    """Of debates by the same society, the untouched base."""
-    for t, kind in ((0, "eval"), (1, "debate")):
-        with Store(full.store(t, kind)) as a, Store(stopped.store(t, kind)) as b:
-            pairs = list(zip(a, b, strict=True))
-        equal = sum(consensus(x, y.ended, 0, t) == consensus(y, y.rounds, 0, t) for x, y in pairs)
-        print(f"iteration {t}, {kind}: {equal} of {len(pairs)} votes as in the full debate where it stops")
+        print(f"{row}| {p:.2g} |")
 
 
 def before_and_after(pairs: list[tuple[dict[str, bool], dict[str, bool]]]) -> str:
@@ -156,8 +153,8 @@ if __name__ == "__main__":
     which, *paths = sys.argv[1:]
     given = [RunDir(Path(path)) for path in paths]
     if which == "cheaper":
-        cheaper(given[0], given[1:])
-        same_votes(given[0], given[1])
+        groups = groupby(given, lambda run: run.root.name.rpartition("-seed")[0])
+        cheaper([list(runs) for _, runs in groups])
     elif which == "agreed":
         agreed(given)
     elif which == "weighted":
