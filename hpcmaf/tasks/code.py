@@ -1,12 +1,8 @@
 """Answers that are programs (HumanEval, MBPP): one vote for the same outputs, right where the tests pass.
 
-A problem names its function in ``meta["entry_point"]``, or its question does. What a voter may see of a problem's tests
-is the calls that the question shows, never what they should return: programs are called as in the question, and with
-such arguments changed a little, drawn from the question alone. One that returns on none of these calls, or does not end
-on all of them in time, is no answer.
-
-An answer is the program under a line with a digest of its outputs, which is its key in votes. So programs run when
-answers are extracted, and when they are marked by the problem's tests (its gold), in :mod:`hpcmaf.tasks.sandbox`.
+Programs are called as in the question, and with such arguments changed a little, drawn from the question alone. One
+that returns on none of these calls, or does not end on all of them in time, is no answer. An answer is the program
+under a line with a digest of its outputs, which is its key in votes; the problem's tests (its gold) mark it.
 """
 
 from __future__ import annotations

@@ -95,8 +95,7 @@ def arithmetic(draw: Draw) -> Problem:
 def words(draw: Draw) -> Problem:
     """A story of money that comes to such an expression, over other numbers, for transfer to and from arithmetic.
 
-    A story is on the side of its expression, which arithmetic and the micro model's corpus share. The ``compact``
-    prompts give the expression itself: with them there is transfer to other numbers, not to language.
+    The ``compact`` prompts give the expression itself: with them there is transfer to other numbers, not to language.
     """
     numbers = [draw(*one) for one in (_NUMBERS, _COUNTS, _PRICES) * 2]
     story, name, sold, bought = (some[draw(0, len(some) - 1)] for some in (_STORIES, _NAMES, _THINGS, _THINGS))

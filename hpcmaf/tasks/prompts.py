@@ -1,7 +1,6 @@
 """What agents read: the messages of a debate, as jinja2 templates in the folder ``templates``, one folder per task.
 
-They follow the paper's scheme (appendix on prompts). What is common to many requests stands first - the instruction,
-then the question, then what differs per agent - so that an engine's prefix cache serves all agents of a problem.
+What is common to many requests stands first, so that an engine's prefix cache serves all agents of a problem.
 
 ``compact`` is for the packaged micro model, which reads 30 characters and no words: ``=`` asks for a first answer,
 ``|`` stands before another agent's answer, ``~`` before a summary. Its corpus is rendered from these templates, too.
