@@ -74,7 +74,10 @@ def _same(a: str, b: str, deadline: Deadline, depth: int) -> bool:
         return False
     if any(one and other and one != other for one, other in ((first.unit, second.unit), (first.note, second.note))):
         return False
-    if _spelling(left) == _spelling(right):
+    # "5 h" alone may be a product, beside "5 hours" it is none.
+    units = [("", one.unit or "", (one.unit or "").lower()) for one in (first, second)]
+    spellings = [{_spelling(text + unit) for unit in some} for text, some in zip((left, right), units, strict=True)]
+    if _spelling(left) in spellings[1] or _spelling(right) in spellings[0]:
         return True
     if (verdict := _labels(left, right, deadline, depth + 1)) is not None:
         return verdict

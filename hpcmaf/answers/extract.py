@@ -57,6 +57,8 @@ def extract(text: str | None, form: AnswerForm | str, *, truncated: bool = False
     if truncated:  # the last sentence may lack its end; a box that closes is whole
         stated = text[: end.end()] if (end := last_match(_END, text)) else ""
     places = [match[1].strip() for match in _TAGS.finditer(text)][-1:]
+    if not truncated and not places and (match := _OPEN_TAG.search(text)):  # its end may be a stop text
+        places = [match[1].strip()]
     match form:
         case AnswerForm.NUMBER:
             return numbers.number_in(boxes, places, _statements(stated), stated, truncated)
@@ -72,6 +74,7 @@ _OPENED = re.compile(rf"[<\[\u25c1](?:seed:)?{_THOUGHTS}(?:\s[^>\n]{{0,80}})?[>\
 _CLOSED = re.compile(rf"[<\[\u25c1]/(?:seed:)?{_THOUGHTS}[>\]\u25b7]|<\|end_of_thought\|>", re.IGNORECASE)
 _TAG = r"(?:final_?)?ans(?:wer)?[>\]]"
 _TAGS = re.compile(rf"[<\[]{_TAG}((?:[^<\[]|[<\[](?!/|{_TAG}))*)[<\[]/{_TAG}", re.IGNORECASE)
+_OPEN_TAG = re.compile(r"<(?:final_?)?answer>([^<]{1,200})\Z", re.IGNORECASE)
 _END = re.compile(r"\n|[.!?][\"')*_\]]{0,3}(?=\s)")
 
 

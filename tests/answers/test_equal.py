@@ -115,7 +115,7 @@ unit powers:
 5\text{ ft}^2 ≡ 5 ‖ 5\text{ cm}^2 ≡ 5\text{ square centimeters} ‖ 5\text{ km/h} ≢ 5\text{ km}
 5\text{ kg/m}^3 ≢ 5\text{ g/m}^3 ‖ 5 sq ft ≡ 5\text{ ft}^2 ‖ 5 km/h ≢ 5 mph ‖ 9\text{ in}^2 ≢ 9\text{ in}^3
 9 km per hour ≡ 9 km/h ‖ 4\text{ gal} ≢ 4\text{ qt} ‖ 12 in total ≡ 12
-5 h ≢ 5 ‖ 5 h ≢ 5 minutes ‖ 12 o'clock ≡ 12 ‖ 4 l ≢ 4
+5 h ≡ 5 hours ‖ 5 s ≡ 5\text{ seconds} ‖ 5 hours left ≡ 5 h ‖ 5 h ≢ 5 ‖ 5 h ≢ 5 minutes ‖ 12 o'clock ≡ 12 ‖ 4 L ≡ 4 litres ‖ 4 l ≡ 4 litres ‖ 4 l ≢ 4
 setbuilder:
 \{x : x>3\} ≡ \{x \mid x>3\} ‖ \{n \mid n \text{ is even}\} ≡ \{n : n \text{ is even}\} ‖ \{x|x>3\} ≢ \{x\mid x<3\}
 \{x \in \mathbb{R} | x>3\} ≡ \{x\in\mathbb R : x>3\} ‖ \{(x,y) | x=y\} ≡ \{(x,y) : x=y\}
