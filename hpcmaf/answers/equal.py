@@ -31,7 +31,6 @@ _BASES = {name: number for number, name in enumerate("two three four five six se
 _BASES |= {"twelve": 12, "sixteen": 16}
 _BASE = re.compile(r"(-?[0-9A-Za-z.]+)\s*(?:_|(?:in\s)?base)\s*(?:base\s*)?(\d{1,2}|[A-Za-z]+)")
 _CLOCK = re.compile(r"(\d{1,2})\s*:\s*([0-5]\d)(?:\s*:\s*([0-5]\d))?")
-_DECIMAL_COMMA = re.compile(r"-?\d+,(?!\d{3}\Z)\d+")
 _SYMBOL = re.compile(r"[A-Za-z]|\\[a-z]+")
 # What Math-Verify drops, joins or takes apart: such texts are the same as strings or not at all.
 _UNREADABLE = re.compile(
@@ -137,9 +136,7 @@ def _structures(left: str, right: str, deadline: Deadline, depth: int) -> bool |
     if first is None and second is None:
         return None
     if first is None or second is None:
-        (kind, parts), text, other = (first, left, right) if first else (second, right, left)
-        if _DECIMAL_COMMA.fullmatch(text):
-            return _same(text.replace(",", "."), other, deadline, depth)
+        (kind, parts), other = (first, right) if first else (second, left)
         if kind == "set" and len(parts) == 1:
             return _same(parts[0], other, deadline, depth)
         # A condition or a difference of sets may come to an interval.
