@@ -231,6 +231,9 @@ def _boxed(boxes: list[str | None], places: list[str], text: str, form: AnswerFo
     for statement in (*places, *_statements(text)):
         if answer := _term(statement, form):
             return answer
+    for line in numbers.hashes(text):
+        if number := numbers.number_stated(line):
+            return number
     short = len(text.split()) <= 6 and not (_PHRASES[0].search(text) or _BOX.search(text) or "\n" in text.strip())
     return _term(text, form) if form is AnswerForm.TEXT and short and not truncated else None
 

@@ -127,6 +127,7 @@ ROWS: dict[str, list[tuple[str, str | None]]] = {
         (r"<answer>\frac12</answer>", r"\frac12"), ("<answer> The answer is $42$. </answer>", '42'),
         (r"<answer>\boxed{42}</answer>", '42'), ("<answer>1</answer> no <answer>42</answer>", '42'),
         ("<final_answer>42</final_answer>", '42'), ("<answer>42", '42'), ("<answer></answer>", None),
+        ("2+3=5 apples\n#### 5", "5"),
         ("<answer>correct</answer>", None), ("The answer is:\n\n<b>9</b>", '9'), ("The final answer is: ➜ 9", '9'),
         ("Final answer: 👉 **9**", '9'), ("The answer is ==9==", '9'), ("Answer → 9", '9'),
         ("Therefore the answer comes to $9$.", '9'), (r"The answer is between \$9 and \$10: $\$9.50$.", r"\$9.50"),
