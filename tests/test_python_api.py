@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 import runpy
 import subprocess
@@ -29,6 +31,17 @@ def test_importing_the_package_loads_nothing() -> None:
     code = "import sys, hpcmaf; print(sorted(name for name in sys.modules if 'hpcmaf' in name or name == 'torch'))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     assert [name for name in eval(shown) if not name.startswith("__editable__")] == ["hpcmaf"]
+
+
+def test_every_name_that_is_imported_is_there() -> None:
+    """Also inside functions, in recipes and beside results; triton is on GPUs alone."""
+    files = [path for room in ("hpcmaf", "recipes", "results") for path in (ROOT / room).rglob("*.py")]
+    found = {node for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+    names = {(node.module, one.name) for node in found if (node.module or "").startswith("hpcmaf") for one in node.names}
+    for module, name in sorted(names):
+        if module != "hpcmaf.training.fp8_triton":
+            there = hasattr(importlib.import_module(module), name)
+            assert there or importlib.util.find_spec(f"{module}.{name}"), f"{module}.{name}"
 
 
 @pytest.mark.parametrize(

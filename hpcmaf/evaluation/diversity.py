@@ -38,7 +38,7 @@ class Scorer:
         return self is other or self.chat.tokenizer.get_vocab() == other.chat.tokenizer.get_vocab()
 
 
-def _scorer_of(model: str | None, scorers: Sequence[Scorer]) -> tuple[Scorer, str | None]:
+def scorer_of(model: str | None, scorers: Sequence[Scorer]) -> tuple[Scorer, str | None]:
     """The base of an agent's model, and the model's name there; ``None`` where the agent speaks with the base."""
     for one in scorers:
         if model in one.served.agents or model in one.served.copies:
@@ -97,7 +97,7 @@ def measure(
         "kl_agents": map(kl_between, found),
         "kl_base": map(kl_to_base, found),
     }
-    pairs = combinations((_scorer_of(name, scorers)[0] for name in society.critics), 2)
+    pairs = combinations((scorer_of(name, scorers)[0] for name in society.critics), 2)
     apart = sum(not one.scores(other) for one, other in pairs)
     known = {name: [value for value in values if value is not None] for name, values in measures.items()}
     return {
@@ -120,21 +120,21 @@ async def _score_all(transcripts: Sequence[Transcript], society: Society, scorer
 async def _score(transcript: Transcript, society: Society, scorers: Sequence[Scorer]) -> Likelihoods:
     """Score final responses under every agent of the last round with their vocabulary, and under their own base."""
     names = society.critics if transcript.ended > 1 else society.generators
-    speakers = [_scorer_of(name, scorers) for name in names[: transcript.agents]]
+    speakers = [scorer_of(name, scorers) for name in names[: transcript.agents]]
     judged: dict[tuple[int | None, int], tuple[Scorer, str | None, int]] = {}
     for i, (own, _) in enumerate(speakers):
         judged[None, i] = own, None, i
         judged |= {(j, i): (judge, model, i) for j, (judge, model) in enumerate(speakers) if judge.scores(own)}
     # Agents that share a model share the work.
     wanted = list(dict.fromkeys(judged.values()))
-    scored = await asyncio.gather(*(_likelihoods(transcript, i, model, judge) for judge, model, i in wanted))
+    scored = await asyncio.gather(*(response_likelihoods(transcript, i, model, judge) for judge, model, i in wanted))
     found = dict(zip(wanted, scored, strict=True))
     # Two tokenizers of one vocabulary may still split a text differently.
     lengths = {i: len(found[judged[i, i]]) for i in range(len(speakers))}
     return {(j, i): found[key] for (j, i), key in judged.items() if found[key] and len(found[key]) == lengths[i]}
 
 
-async def _likelihoods(transcript: Transcript, agent: int, model: str | None, judge: Scorer) -> Sequence[float]:
+async def response_likelihoods(transcript: Transcript, agent: int, model: str | None, judge: Scorer) -> Sequence[float]:
     """Log-likelihoods of a final response's tokens under a judge's model; none where it does not fit the context."""
     messages = tuple(transcript.conversation(agent, transcript.ended))
     key = f"{transcript.problem.id}/diversity/{agent}/{model}"
