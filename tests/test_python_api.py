@@ -36,8 +36,9 @@ def test_importing_the_package_loads_nothing() -> None:
 def test_every_name_that_is_imported_is_there() -> None:
     """Also inside functions, in recipes and beside results; triton is on GPUs alone."""
     files = [path for room in ("hpcmaf", "recipes", "results") for path in (ROOT / room).rglob("*.py")]
-    found = {node for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
-    names = {(node.module, one.name) for node in found if (node.module or "").startswith("hpcmaf") for one in node.names}
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    found = [node for node in nodes if isinstance(node, ast.ImportFrom) and str(node.module).startswith("hpcmaf")]
+    names = {(node.module, one.name) for node in found for one in node.names}
     for module, name in sorted(names):
         if module != "hpcmaf.training.fp8_triton":
             there = hasattr(importlib.import_module(module), name)
